@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034
+# Sourced by the programs of bin/ and checks/: paths, the base's description, messages.
+
+set -euo pipefail
+export LC_ALL=C
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+base=${BASE:-7.3}
+build=$top/build
+cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dma-buf-series}
+patches=$top/patches/$base
+me=${0##*/}
+
+# Exit codes are those of the runner: 1 a test failed, 2 infrastructure or usage.
+die() { printf '%s: %s\n' "$me" "$*" >&2; exit 2; }
+say() { printf '%s: %s\n' "$me" "$*" >&2; }
+
+# base_var NAME: a value of bases/$base.mk
+base_var() {
+	local v
+	v=$(sed -n "s/^$1 := //p" "$top/bases/$base.mk") || true
+	[ -n "$v" ] || die "bases/$base.mk has no $1"
+	printf '%s\n' "$v"
+}
+
+need() {
+	local t
+	for t; do
+		command -v "$t" >/dev/null ||
+			die "the program '$t' is missing: run bin/install-packages (Debian: apt-get install), then try again"
+	done
+}
+
+# need_space DIR GIB: refuse before a long step fills the disk
+need_space() {
+	local have
+	mkdir -p "$1" || die "cannot create $1: choose another folder with CACHE= or free the path"
+	have=$(df -Pk "$1" | awk 'NR == 2 { print int($4 / 1048576) }')
+	[ "$have" -ge "$2" ] ||
+		die "$1 has $have GiB free and this step needs $2 GiB: free some space, or move the cache with CACHE=DIR"
+}
+
+# git without the user's configuration: what it writes must be the same everywhere
+pgit() {
+	GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 git "$@"
+}
+
+[ -f "$top/bases/$base.mk" ] || die "no base '$base': bases/ has $(cd "$top/bases" && echo *.mk)"
