@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034
+kernel_arch=x86_64
+cross_compile=
+elf_machine=X86-64
+kernel_image=arch/x86/boot/bzImage
+qemu=qemu-system-x86_64
+console=ttyS0
+# Under TCG the TSC is not stable; saying so saves the watchdog's complaint.
+append="tsc=unstable"
+# The IOMMU has to come before the devices behind it.
+machine=(-M "q35,kernel-irqchip=split" -cpu max
+	-device "intel-iommu,intremap=on,caching-mode=on")

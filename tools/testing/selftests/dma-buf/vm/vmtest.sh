@@ -1,0 +1,395 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Build a kernel, boot it in QEMU with emulated PCI functions, run kselftests in
+# it and judge what came out. See README.rst.
+
+set -euo pipefail
+export LC_ALL=C
+
+vm=$(realpath "$(dirname "$0")")
+tests_tree=$(realpath "$vm/../../../../..")
+kernel_tree=$tests_tree
+arch=$(uname -m)
+config=plain
+out=
+tests_out=
+topics=$(cd "$vm" && find tests.d expect.d config.d -type f 2>/dev/null |
+	sed 's|.*/||; s|\..*||' | sort -u | sed '/^base$/d')
+mode=tests
+tests=()
+prog=
+args=()
+record=
+nobuild=
+cpus=1
+scale=${VMTEST_SCALE:-4}
+jobs=$(nproc)
+
+usage()
+{
+	cat <<USAGE
+$0 [options] [-p PROG [ARG...]]
+  -t TEST    run this only: COLLECTION, COLLECTION:PROG, or the last part of
+             either; may be repeated
+  -l         list the tests, or those that -t selects
+  -n         build nothing: run what the last run has built
+  -d         the demonstration: the tests of demo.d, their comments only
+  -p PROG    run a static program as root instead of the tests; what it prints
+             appears unchanged, its exit status is the result
+  -i         an interactive shell on the serial console instead of the tests
+  -a ARCH    $(known arch .sh)(default: $(uname -m))
+  -c CONFIG  $(known config .config)(default: plain)
+  -s CPUS    default: 1
+  -k TREE    kernel source (default: the tree of this script). The tests are
+             those of this script's tree all the same.
+  -T TOPICS  the topics that TREE has, separated by spaces (default: all that
+             this directory knows): their tests run, and their results are
+             expected, on top of those of the base
+  -o DIR     build here (default: vm/build/ARCH-CONFIG next to this script)
+  -O DIR     build the tests here (default: that of -o)
+  -r FILE    write the results as a record to compare with (expect.d/)
+Environment: VMTEST_SCALE multiplies the time limits (default 4, for TCG),
+VMTEST_TIMEOUT sets that of each test in seconds.
+Exit code: 0 pass, 1 a test failed, 2 infrastructure or usage, 3 kernel splat,
+crash or leak, 4 nothing was tested.
+USAGE
+}
+
+known() # DIR SUFFIX: the names of data files
+{
+	local f
+	for f in "$vm/$1"/*"$2"; do
+		f=${f##*/}
+		printf '%s ' "${f%"$2"}"
+	done
+}
+
+die()
+{
+	printf 'vmtest: %s\n' "$*" >&2
+	exit 2
+}
+
+say()
+{
+	printf 'vmtest: %s\n' "$*" >&2
+}
+
+# quietly LOG CMD...: the output goes to a file, whose end is shown on an error
+quietly()
+{
+	local log=$out/$1
+	shift
+	"$@" >"$log" 2>&1 || {
+		tail -n 30 "$log" >&2
+		die "failed: $* (all of its output: $log)"
+	}
+}
+
+# keyword WORD FILE...: the arguments of WORD's lines
+keyword()
+{
+	local word=$1
+	shift
+	sed -n "s/^$word //p" "$@"
+}
+
+# data_files DIR SUFFIX: the files of the base and of the topics, in that order
+data_files()
+{
+	local t
+	for t in base $topics; do
+		[ ! -f "$vm/$1/$t$2" ] || echo "$vm/$1/$t$2"
+	done
+}
+
+# fragments: later topics may only add to the configuration
+fragments()
+{
+	printf '%s\n' "$vm/kernel.config" "$vm/arch/$arch.config" "$vm/config/$config.config"
+	data_files config.d .config
+}
+
+kmake()
+{
+	make -C "$kernel_tree" O="$out/kernel" ARCH="$kernel_arch" \
+		CROSS_COMPILE="$cross_compile" CC="$cc" -j"$jobs" "$@"
+}
+
+# check_config: refuse a configuration that dropped something asked for
+check_config()
+{
+	local line missing=0
+	while IFS= read -r line; do
+		grep -qxF "$line" "$out/kernel/.config" || {
+			say "the configuration did not take $line"
+			missing=1
+		}
+	done < <(grep -h '^CONFIG_' "$@")
+	[ $missing = 0 ] || die "change the fragments, or see what these symbols depend on"
+}
+
+build_kernel()
+{
+	local id frag
+	mapfile -t frag < <(fragments)
+	id=$(cat "${frag[@]}" | sha256sum)
+	mkdir -p "$out/kernel"
+	# The stamp comes last: what an interrupted step left is not trusted.
+	if [ "$(cat "$out/kernel/.vmtest" 2>/dev/null)" != "$id" ]; then
+		(cd "$kernel_tree" && ARCH=$kernel_arch quietly config.log \
+			scripts/kconfig/merge_config.sh -n -O "$out/kernel" "${frag[@]}")
+		check_config "${frag[@]}"
+		echo "$id" >"$out/kernel/.vmtest"
+	fi
+	say "building the kernel of $kernel_tree ($arch, $config; log: $out/build.log)"
+	quietly config.log kmake olddefconfig
+	check_config "${frag[@]}"
+	quietly build.log kmake "${kernel_image##*/}" modules
+	rm -rf "$out/guest/lib/modules"
+	quietly modules.log kmake modules_install INSTALL_MOD_PATH="$out/guest" INSTALL_MOD_STRIP=1
+}
+
+build_tests()
+{
+	local b=$tests_out/tests targets
+	# Of all topics, so that a test can be run on a kernel that lacks its topic
+	targets=$(keyword target "$vm"/tests.d/* | paste -sd' ')
+	say "building the tests of $tests_tree (log: $out/tests.log)"
+	mkdir -p "$b/build"
+	quietly headers.log make -C "$tests_tree" O="$b/build" ARCH="$kernel_arch" -j"$jobs" headers
+	rm -rf "$b/root"
+	quietly tests.log make -C "$tests_tree/tools/testing/selftests" O="$b/build" ARCH="$kernel_arch" \
+		CROSS_COMPILE="$cross_compile" TARGETS="$targets" FORCE_TARGETS=1 \
+		USERLDFLAGS=-static INSTALL_PATH="$b/root/kselftest" install
+}
+
+build_guest()
+{
+	local g=$out/guest
+	mkdir -p "$g/bin" "$g/vm" "$g/lib"
+	cp "$(command -v busybox)" "$g/bin/busybox"
+	cp "$(command -v bash-static)" "$g/bin/bash"
+	ln -sf busybox "$g/bin/sh"
+	# shellcheck disable=SC2016
+	printf '#!/bin/sh\n# memfd/run_fuse_test.sh calls: fusermount -u DIR\numount "$2"\n' >"$g/bin/fusermount"
+	chmod +x "$g/bin/fusermount"
+	cp "$vm/guest.sh" "$g/vm/"
+	quietly init.log "${cross_compile}gcc" -static -O2 -Wall -o "$g/init" "$vm/init.c"
+}
+
+# tests_of FILE...: what the files of tests.d name, COLLECTION:PROG [ARG...] a line
+tests_of()
+{
+	local f target
+	for f; do
+		keyword target "$f" | while read -r target; do
+			grep "^$target:" "$tests_out/tests/root/kselftest/kselftest-list.txt"
+		done
+		keyword run "$f"
+	done
+}
+
+all_tests()
+{
+	tests_of "$vm"/tests.d/*
+}
+
+select_tests()
+{
+	local t found line coll files
+	mapfile -t files < <(data_files tests.d '')
+	[ ${#tests[@]} -gt 0 ] || { tests_of "${files[@]}"; return; }
+	for t in "${tests[@]}"; do
+		found=0
+		while IFS= read -r line; do
+			coll=${line%%:*}
+			case $t in
+			"$line" | "$coll" | "${coll##*/}" | "${line#*:}" | "${coll##*/}:${line#*:}")
+				echo "$line"
+				found=1
+				;;
+			esac
+		done < <(all_tests)
+		[ $found = 1 ] || {
+			say "no test '$t'; there are:"
+			all_tests >&2
+			return 1
+		}
+	done
+}
+
+pack() # DIR FILE: DIR as an initramfs archive
+{
+	(cd "$1" && find . | cpio -o -H newc -R 0:0 --quiet) >"$2"
+}
+
+job()
+{
+	local j=$run/job/vm/job
+	mkdir -p "$j"
+	keyword module "$vm"/tests.d/* >"$j/modules"
+	case $mode in
+	tests) cp "$out/selected" "$j/tests" ;;
+	demo)
+		cat "$vm"/demo.d/[0-9]* >"$j/tests" 2>/dev/null || die "there is no demonstration in $vm/demo.d"
+		;;
+	prog)
+		cp "$prog" "$j/prog"
+		chmod +x "$j/prog"
+		[ ${#args[@]} = 0 ] || printf '%s\n' "${args[@]}" >"$j/args"
+		;;
+	esac
+	pack "$out/guest" "$run/guest.cpio"
+	pack "$tests_out/tests/root" "$run/tests.cpio"
+	pack "$run/job" "$run/job.cpio"
+	cat "$run/guest.cpio" "$run/tests.cpio" "$run/job.cpio" >"$run/initrd"
+	rm "$run/guest.cpio" "$run/tests.cpio" "$run/job.cpio"
+}
+
+# limit: seconds after which QEMU is ended: the sum of what the tests may take
+limit()
+{
+	local sum=120 dir t
+	while IFS= read -r t; do
+		dir=$tests_out/tests/root/kselftest/${t%%:*}
+		t=$(sed -n 's/^timeout=//p' "$dir/settings" 2>/dev/null || true)
+		sum=$((sum + ${t:-45}))
+	done < <(cat "$run/job/vm/job/tests" 2>/dev/null)
+	[ "$mode" != prog ] || sum=720
+	[ "$mode" != shell ] || sum=86400
+	echo $((sum * scale))
+}
+
+# accel: KVM if this kernel boots under it up to the lack of a root, else TCG.
+# That /dev/kvm exists proves nothing: some machines have one that hangs.
+accel()
+{
+	local host answer=$out/accel
+	host="$(cat /proc/sys/kernel/random/boot_id) $qemu"
+	if [ "$(head -n 1 "$answer" 2>/dev/null)" != "$host" ]; then
+		printf '%s\ntcg\n' "$host" >"$answer.new"
+		if [ "$kernel_arch" = "$(uname -m)" ] && [ -w /dev/kvm ] &&
+		   timeout 15 "$qemu" "${machine[@]}" -accel kvm -m 1G -nodefaults -display none \
+			-no-reboot -serial stdio -kernel "$out/kernel/$kernel_image" \
+			-append "console=$console panic=-1" </dev/null 2>&1 | grep -q 'Unable to mount root'; then
+			printf '%s\nkvm\n' "$host" >"$answer.new"
+		fi
+		mv "$answer.new" "$answer"
+	fi
+	tail -n 1 "$answer"
+}
+
+boot()
+{
+	local serial=(-serial "file:$run/serial") ktap=(-chardev "file,id=ktap,path=/dev/stdout") cmd status=0
+	[ "$mode" != shell ] || {
+		serial=(-serial mon:stdio)
+		ktap=(-chardev "file,id=ktap,path=$run/ktap")
+	}
+	truncate -s 4M "$run/ivshmem"
+	cmd=("$qemu" "${machine[@]}" -accel "$(accel)" -m 4G -smp "$cpus"
+		-nodefaults -no-user-config -display none -no-reboot
+		-kernel "$out/kernel/$kernel_image" -initrd "$run/initrd"
+		-append "console=$console panic=-1 $append vmtest_mode=$mode vmtest_scale=$scale${VMTEST_TIMEOUT:+ vmtest_timeout=$VMTEST_TIMEOUT}"
+		"${serial[@]}" "${ktap[@]}" -device virtio-serial-pci
+		-device "virtserialport,chardev=ktap,name=ktap"
+		-chardev "file,id=record,path=$run/record"
+		-device "virtserialport,chardev=record,name=record"
+		-device "pcie-root-port,id=rp1,chassis=1,slot=1"
+		-device "edu,bus=rp1,dma_mask=0xffffffffffffffff"
+		-object "memory-backend-file,id=ivshmem,size=4M,share=on,mem-path=$run/ivshmem"
+		-device "pcie-root-port,id=rp2,chassis=2,slot=2"
+		-device "ivshmem-plain,bus=rp2,memdev=ivshmem")
+	printf '%q ' "${cmd[@]}" >"$run/command"
+	say "$(cat "$run/command")"
+	touch "$run/ktap" "$run/serial" "$run/record"
+	case $mode in
+	shell) "${cmd[@]}" || status=$? ;;
+	demo) timeout --foreground "$(limit)" "${cmd[@]}" </dev/null 2>"$run/qemu" |
+		tee "$run/ktap" | sed -un -e 's|^ *# ||p' -e '/^ *not ok/p' || status=$? ;;
+	*) timeout --foreground "$(limit)" "${cmd[@]}" </dev/null 2>"$run/qemu" | tee "$run/ktap" || status=$? ;;
+	esac
+	echo $status >"$run/status"
+}
+
+verdict()
+{
+	local expect opt=()
+	mapfile -t expect < <(data_files expect.d ".$arch.$config")
+	[ "$mode" != prog ] || opt=(--prog "$(basename "$prog")")
+	[ -z "$record" ] || opt+=(--record "$record")
+	python3 -B "$vm/verdict.py" --kunit "$tests_tree/tools/testing/kunit" \
+		--run "$run" --splats "$vm/splats" "${opt[@]}" "${expect[@]}"
+}
+
+while getopts t:lndp:ia:c:s:k:T:o:O:r:h opt; do
+	case $opt in
+	t) tests+=("$OPTARG") ;;
+	l) mode=list ;;
+	n) nobuild=1 ;;
+	d) mode=demo ;;
+	p) mode=prog prog=$OPTARG ;;
+	i) mode=shell ;;
+	a) arch=$OPTARG ;;
+	c) config=$OPTARG ;;
+	s) cpus=$OPTARG ;;
+	k) kernel_tree=$OPTARG ;;
+	T) topics=$OPTARG ;;
+	o) out=$OPTARG ;;
+	O) tests_out=$OPTARG ;;
+	r) record=$OPTARG ;;
+	h) usage; exit 0 ;;
+	*) usage >&2; exit 2 ;;
+	esac
+done
+shift $((OPTIND - 1))
+args=("$@")
+[ "$mode" = prog ] || [ $# = 0 ] || { usage >&2; exit 2; }
+
+[ -f "$vm/arch/$arch.sh" ] || die "unknown architecture '$arch'; there is: $(known arch .sh)"
+[ -f "$vm/config/$config.config" ] || die "unknown config '$config'; there is: $(known config .config)"
+[ -f "$kernel_tree/Kbuild" ] || die "$kernel_tree is no kernel tree"
+kernel_tree=$(realpath "$kernel_tree")
+# shellcheck source=arch/x86_64.sh
+. "$vm/arch/$arch.sh"
+if [ "$mode" = prog ]; then
+	[ -f "$prog" ] || die "PROG: there is no file '$prog'"
+	readelf -h "$prog" 2>/dev/null | grep -q "Machine: .*$elf_machine" ||
+		die "PROG: '$prog' is no program for $arch"
+	! readelf -l "$prog" | grep -q INTERP ||
+		die "PROG: '$prog' is linked dynamically and the guest has no libraries: link it with -static"
+fi
+
+out=$(realpath -m "${out:-$vm/build/$arch-$config}")
+tests_out=$(realpath -m "${tests_out:-$out}")
+for tool in "$qemu" "${cross_compile}gcc" make flex bison bc cpio rsync depmod busybox bash-static python3 readelf; do
+	command -v "$tool" >/dev/null || die "the program '$tool' is missing: see README.rst for the packages"
+done
+cc=${cross_compile}gcc
+! command -v ccache >/dev/null || cc="ccache $cc"
+# for reproducible images, and for the cache of ccache
+export KBUILD_BUILD_TIMESTAMP='2026-01-01' KBUILD_BUILD_USER=vmtest KBUILD_BUILD_HOST=vmtest
+export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$(dirname "$kernel_tree")}
+
+mkdir -p "$out" "$tests_out"
+exec 9>"$out/lock"
+flock -n 9 || die "another run uses $out; wait for it to end"
+
+[ -n "$nobuild" ] || build_tests
+[ -f "$tests_out/tests/root/kselftest/kselftest-list.txt" ] || die "-n: nothing has been built in $tests_out"
+select_tests >"$out/selected" || exit 2
+[ "$mode" != list ] || { cat "$out/selected"; exit; }
+[ -n "$nobuild" ] || build_kernel
+[ -n "$nobuild" ] || build_guest
+[ -f "$out/kernel/$kernel_image" ] || die "-n: no kernel has been built in $out"
+
+run=$out/run
+rm -rf "$run"
+mkdir -p "$run"
+job
+boot
+rm -f "$run/initrd"
+[ "$mode" != shell ] || exit 0
+verdict
