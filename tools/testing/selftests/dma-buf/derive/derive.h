@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the tests of DMA_BUF_IOCTL_DERIVE share. Functions return 0 or an fd, or
+ * a negative errno.
+ */
+#ifndef SELFTESTS_DMA_BUF_DERIVE_H
+#define SELFTESTS_DMA_BUF_DERIVE_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <drm/drm.h>
+#include <linux/dma-buf.h>
+#include <linux/dma-heap.h>
+#include <linux/udmabuf.h>
+
+static inline int buf_ioctl(int fd, unsigned long cmd, void *arg)
+{
+	return ioctl(fd, cmd, arg) < 0 ? -errno : 0;
+}
+
+static inline int derive(int fd, unsigned int flags)
+{
+	struct dma_buf_derive arg = { .flags = flags, .fd = -1 };
+	int ret = buf_ioctl(fd, DMA_BUF_IOCTL_DERIVE, &arg);
+
+	return ret ?: arg.fd;
+}
+
+static inline int heap_alloc(const char *heap, size_t size, int fd_flags)
+{
+	struct dma_heap_allocation_data data = {
+		.len = size,
+		.fd_flags = fd_flags,
+	};
+	char path[64];
+	int fd, ret;
+
+	snprintf(path, sizeof(path), "/dev/dma_heap/%s", heap);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ret = buf_ioctl(fd, DMA_HEAP_IOCTL_ALLOC, &data);
+	close(fd);
+	return ret ?: (int)data.fd;
+}
+
+static inline int udmabuf_alloc(size_t size)
+{
+	struct udmabuf_create create = { .flags = UDMABUF_FLAGS_CLOEXEC };
+	int dev, memfd, fd = -1;
+
+	dev = open("/dev/udmabuf", O_RDWR | O_CLOEXEC);
+	memfd = memfd_create("derive", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (dev >= 0 && memfd >= 0 && !ftruncate(memfd, size) &&
+	    !fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK)) {
+		create.memfd = memfd;
+		create.size = size;
+		fd = ioctl(dev, UDMABUF_CREATE, &create);
+	}
+	if (fd < 0)
+		fd = -errno;
+	close(memfd);
+	close(dev);
+	return fd;
+}
+
+static inline int sync_cpu(int fd, unsigned int flags)
+{
+	struct dma_buf_sync sync = { .flags = flags };
+
+	return buf_ioctl(fd, DMA_BUF_IOCTL_SYNC, &sync);
+}
+
+static inline int export_sync_file(int fd, unsigned int flags)
+{
+	struct dma_buf_export_sync_file arg = { .flags = flags, .fd = -1 };
+	int ret = buf_ioctl(fd, DMA_BUF_IOCTL_EXPORT_SYNC_FILE, &arg);
+
+	return ret ?: arg.fd;
+}
+
+/* The fence that is imported is one that has signalled */
+static inline int import_sync_file(int fd, unsigned int flags)
+{
+	struct dma_buf_import_sync_file arg = { .flags = flags };
+	int ret;
+
+	arg.fd = export_sync_file(fd, DMA_BUF_SYNC_READ);
+	if (arg.fd < 0)
+		return arg.fd;
+	ret = buf_ioctl(fd, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &arg);
+	close(arg.fd);
+	return ret;
+}
+
+static inline int set_name(int fd, const char *name)
+{
+	return buf_ioctl(fd, DMA_BUF_SET_NAME_B, (void *)name);
+}
+
+static inline int open_vgem(void)
+{
+	char path[32], name[8];
+	int i, fd;
+
+	for (i = 0; i < 16; i++) {
+		struct drm_version version = {
+			.name = name,
+			.name_len = sizeof(name),
+		};
+
+		snprintf(path, sizeof(path), "/dev/dri/card%d", i);
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		if (!ioctl(fd, DRM_IOCTL_VERSION, &version) &&
+		    version.name_len == 4 && !memcmp(name, "vgem", 4))
+			return fd;
+		close(fd);
+	}
+	return -ENODEV;
+}
+
+/* Import a dma-buf into a DRM device and release it again */
+static inline int prime_import(int drm, int fd)
+{
+	struct drm_prime_handle prime = { .fd = fd };
+	struct drm_gem_close close = {};
+	int ret = buf_ioctl(drm, DRM_IOCTL_PRIME_FD_TO_HANDLE, &prime);
+
+	if (ret)
+		return ret;
+	close.handle = prime.handle;
+	return buf_ioctl(drm, DRM_IOCTL_GEM_CLOSE, &close);
+}
+
+static inline int reopen(int fd, int flags)
+{
+	char path[32];
+	int ret;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	ret = open(path, flags | O_CLOEXEC);
+	return ret < 0 ? -errno : ret;
+}
+
+/* Write one byte at addr with an interface that does not care for PROT_WRITE */
+static inline int write_proc_mem(void *addr, char byte)
+{
+	int fd = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+	int ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (pwrite(fd, &byte, 1, (off_t)(unsigned long)addr) != 1)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+/* The value of a line of fdinfo, empty if there is no such line */
+static inline const char *fdinfo(int fd, const char *key)
+{
+	static char value[64];
+	char path[64], line[128], name[32];
+	FILE *f;
+
+	value[0] = 0;
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	f = fopen(path, "r");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%31[^:]:", name) == 1 && !strcmp(name, key))
+			sscanf(line, "%*[^:]: %63s", value);
+	}
+	if (f)
+		fclose(f);
+	return value;
+}
+
+/* How many dma-bufs there are in the system, -1 if debugfs does not tell */
+static inline long count_buffers(void)
+{
+	FILE *f = fopen("/sys/kernel/debug/dma_buf/bufinfo", "r");
+	char line[256];
+	long total = -1;
+
+	while (f && fgets(line, sizeof(line), f))
+		sscanf(line, "Total %ld objects", &total);
+	if (f)
+		fclose(f);
+	return total;
+}
+
+static inline int send_fd(int sock, int fd)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} control = {};
+	char byte = 0;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = control.buf, .msg_controllen = sizeof(control.buf),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
+	return sendmsg(sock, &msg, 0) < 0 ? -errno : 0;
+}
+
+static inline int recv_fd(int sock)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} control = {};
+	char byte;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = control.buf, .msg_controllen = sizeof(control.buf),
+	};
+	struct cmsghdr *cmsg;
+	int fd;
+
+	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC) < 0)
+		return -errno;
+	cmsg = CMSG_FIRSTHDR(&msg);
+	if (!cmsg || cmsg->cmsg_type != SCM_RIGHTS)
+		return -EPROTO;
+	memcpy(&fd, CMSG_DATA(cmsg), sizeof(int));
+	return fd;
+}
+
+#endif /* SELFTESTS_DMA_BUF_DERIVE_H */

@@ -1,0 +1,686 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * DMA_BUF_IOCTL_DERIVE: every row of what a derived fd may do and may not, on
+ * each exporter that this machine offers, the errnos, and that nothing is left
+ * behind. Tests named legacy_* hold on a kernel without the ioctl too: what the
+ * files do that were not derived.
+ */
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <linux/kcmp.h>
+
+#include "../../kselftest_harness.h"
+#include "derive.h"
+
+#define SIZE (64 * 1024)
+
+/* A page-sized argument whose write-back fails */
+static struct dma_buf_derive *readonly_arg(unsigned int flags)
+{
+	struct dma_buf_derive *arg;
+
+	arg = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (arg == MAP_FAILED)
+		return NULL;
+	arg->flags = flags;
+	return mprotect(arg, getpagesize(), PROT_READ) ? NULL : arg;
+}
+
+static int try_mmap(int fd, int prot, int flags)
+{
+	void *p = mmap(NULL, SIZE, prot, flags, fd, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	munmap(p, SIZE);
+	return 0;
+}
+
+static int lowest_fd(void)
+{
+	int fd = dup(0);
+
+	close(fd);
+	return fd;
+}
+
+static long proc_number(const char *path)
+{
+	FILE *f = fopen(path, "r");
+	long n = -1;
+
+	if (f) {
+		if (fscanf(f, "%ld", &n) != 1)
+			n = -1;
+		fclose(f);
+	}
+	return n;
+}
+
+struct counts {
+	long files, dentries, inodes, buffers;
+};
+
+/* Kernel objects, without those that are cached */
+static struct counts count_objects(void)
+{
+	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
+	struct counts c;
+
+	if (fd >= 0) {
+		if (write(fd, "2", 1) < 0)
+			perror("drop_caches");
+		close(fd);
+	}
+	c.files = proc_number("/proc/sys/fs/file-nr");
+	c.dentries = proc_number("/proc/sys/fs/dentry-state");
+	c.inodes = proc_number("/proc/sys/fs/inode-nr");
+	c.buffers = count_buffers();
+	return c;
+}
+
+FIXTURE(derive)
+{
+	int buf, ro, wo, rw;
+};
+
+FIXTURE_VARIANT(derive)
+{
+	const char *heap;
+};
+
+FIXTURE_VARIANT_ADD(derive, system_heap) { .heap = "system" };
+FIXTURE_VARIANT_ADD(derive, cma_heap) { .heap = "default_cma_region" };
+FIXTURE_VARIANT_ADD(derive, udmabuf) { .heap = NULL };
+
+static int alloc_buffer(const char *heap)
+{
+	return heap ? heap_alloc(heap, SIZE, O_RDWR | O_CLOEXEC) :
+		      udmabuf_alloc(SIZE);
+}
+
+FIXTURE_SETUP(derive)
+{
+	self->buf = alloc_buffer(variant->heap);
+	if (self->buf == -ENOENT || self->buf == -ENODEV)
+		SKIP(return, "no %s", variant->heap ?: "udmabuf");
+	ASSERT_GE(self->buf, 0);
+	self->ro = derive(self->buf, O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(self->ro, 0) {
+		TH_LOG("DMA_BUF_IOCTL_DERIVE: %s", strerrorname_np(-self->ro));
+	}
+	self->wo = derive(self->buf, O_WRONLY | O_CLOEXEC);
+	ASSERT_GE(self->wo, 0);
+	self->rw = derive(self->buf, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->rw, 0);
+}
+
+FIXTURE_TEARDOWN(derive)
+{
+	close(self->rw);
+	close(self->wo);
+	close(self->ro);
+	close(self->buf);
+}
+
+TEST_F(derive, flags)
+{
+	unsigned int bit;
+	int fd;
+
+	for (bit = 0; bit < 32; bit++) {
+		unsigned int flag = 1u << bit;
+
+		if (flag & (O_ACCMODE | O_CLOEXEC))
+			continue;
+		EXPECT_EQ(-EINVAL, derive(self->buf, flag));
+		EXPECT_EQ(-EINVAL, derive(self->buf, flag | O_RDWR | O_CLOEXEC));
+	}
+	EXPECT_EQ(-EINVAL, derive(self->buf, O_ACCMODE));
+	EXPECT_EQ(-EINVAL, derive(self->buf, O_ACCMODE | O_CLOEXEC));
+	/* The flags come first, whatever the access of the fd */
+	EXPECT_EQ(-EINVAL, derive(self->ro, O_RDWR | O_NONBLOCK));
+
+	fd = derive(self->buf, O_RDONLY);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(0, fcntl(fd, F_GETFD));
+	close(fd);
+	EXPECT_EQ(FD_CLOEXEC, fcntl(self->ro, F_GETFD));
+	/* Nothing but the access mode (and O_LARGEFILE) in the file's flags */
+	EXPECT_EQ(0, fcntl(self->ro, F_GETFL) & (O_ACCMODE | O_NONBLOCK | O_CLOEXEC));
+	EXPECT_EQ(O_WRONLY, fcntl(self->wo, F_GETFL) & O_ACCMODE);
+	EXPECT_EQ(O_RDWR, fcntl(self->rw, F_GETFL) & O_ACCMODE);
+}
+
+TEST_F(derive, fd_on_input_is_ignored)
+{
+	struct dma_buf_derive arg = { .flags = O_RDONLY, .fd = self->buf };
+
+	ASSERT_EQ(0, ioctl(self->buf, DMA_BUF_IOCTL_DERIVE, &arg));
+	EXPECT_NE(self->buf, arg.fd);
+	EXPECT_EQ(O_RDONLY, arg.flags);
+	close(arg.fd);
+}
+
+TEST_F(derive, efault)
+{
+	struct dma_buf_derive *arg = readonly_arg(O_RDONLY);
+	int next = lowest_fd(), i;
+
+	ASSERT_NE(NULL, arg);
+	EXPECT_EQ(-EFAULT, buf_ioctl(self->buf, DMA_BUF_IOCTL_DERIVE, NULL));
+	EXPECT_EQ(-EFAULT, buf_ioctl(self->buf, DMA_BUF_IOCTL_DERIVE, (void *)-4096UL));
+	/* The fd is reserved, and the file made, when the copy out fails */
+	for (i = 0; i < 100; i++)
+		ASSERT_EQ(-EFAULT, buf_ioctl(self->buf, DMA_BUF_IOCTL_DERIVE, arg));
+	EXPECT_EQ(next, lowest_fd());
+	munmap(arg, getpagesize());
+}
+
+TEST_F(derive, emfile)
+{
+	struct rlimit old, limit;
+
+	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &old));
+	limit = old;
+	limit.rlim_cur = lowest_fd();
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
+	EXPECT_EQ(-EMFILE, derive(self->buf, O_RDONLY));
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &old));
+}
+
+/* No sequence of derivations leads up */
+TEST_F(derive, lattice)
+{
+	static const int mode[] = { O_RDONLY, O_WRONLY, O_RDWR };
+	const int from[] = { self->ro, self->wo, self->rw };
+	int i, j, fd;
+
+	for (i = 0; i < 3; i++) {
+		for (j = 0; j < 3; j++) {
+			bool within = mode[i] == O_RDWR || mode[i] == mode[j];
+
+			fd = derive(from[i], mode[j]);
+			if (within) {
+				ASSERT_GE(fd, 0);
+				EXPECT_EQ(mode[j], fcntl(fd, F_GETFL) & O_ACCMODE);
+				if (mode[j] != O_RDWR)
+					EXPECT_EQ(-EACCES, derive(fd, O_RDWR));
+				close(fd);
+			} else {
+				EXPECT_EQ(-EACCES, fd);
+			}
+		}
+	}
+}
+
+TEST_F(derive, mmap)
+{
+	const int ro = PROT_READ, wo = PROT_WRITE, rw = PROT_READ | PROT_WRITE;
+
+	EXPECT_EQ(0, try_mmap(self->ro, ro, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->ro, rw, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->ro, wo, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->ro, rw, MAP_SHARED_VALIDATE));
+
+	EXPECT_EQ(-EACCES, try_mmap(self->wo, ro, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->wo, wo, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->wo, rw, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->wo, ro, MAP_PRIVATE));
+
+	EXPECT_EQ(0, try_mmap(self->rw, ro, MAP_SHARED));
+	EXPECT_EQ(0, try_mmap(self->rw, rw, MAP_SHARED));
+
+	/* The end of the buffer is where it was */
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, SIZE + getpagesize(), ro, MAP_SHARED, self->ro, 0));
+	EXPECT_EQ(EINVAL, errno);
+}
+
+/* A mapping stays as it is, whatever is done to it */
+TEST_F(derive, mapping_stays_readonly)
+{
+	volatile uint8_t *p, *q;
+	char byte = 0x55;
+
+	q = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->buf, 0);
+	ASSERT_NE(MAP_FAILED, (void *)q);
+	q[0] = 0x11;
+	p = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, self->ro, 0);
+	ASSERT_NE(MAP_FAILED, (void *)p);
+	EXPECT_EQ(0x11, p[0]);
+
+	EXPECT_EQ(-1, mprotect((void *)p, SIZE, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(EACCES, errno);
+	EXPECT_EQ(-1, mprotect((void *)p, SIZE, PROT_WRITE));
+	EXPECT_EQ(EACCES, errno);
+	/* gone, and back no wider */
+	EXPECT_EQ(0, mprotect((void *)p, SIZE, PROT_NONE));
+	EXPECT_EQ(-1, mprotect((void *)p, SIZE, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(0, mprotect((void *)p, SIZE, PROT_READ));
+	EXPECT_EQ(-EIO, write_proc_mem((void *)p, byte));
+	EXPECT_EQ(0x11, p[0]);
+	EXPECT_EQ(0x11, q[0]);
+
+	munmap((void *)p, SIZE);
+	munmap((void *)q, SIZE);
+}
+
+TEST_F(derive, store_faults)
+{
+	volatile uint8_t *p = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, self->ro, 0);
+	int status;
+	pid_t pid;
+
+	ASSERT_NE(MAP_FAILED, (void *)p);
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		signal(SIGSEGV, SIG_DFL);
+		p[0] = 1;
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(WIFSIGNALED(status));
+	EXPECT_EQ(SIGSEGV, WTERMSIG(status));
+	munmap((void *)p, SIZE);
+}
+
+TEST_F(derive, private_mapping_is_a_copy)
+{
+	volatile uint8_t *q, *p;
+
+	q = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->buf, 0);
+	ASSERT_NE(MAP_FAILED, (void *)q);
+	q[0] = 0x11;
+	p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE, self->ro, 0);
+	if (p == MAP_FAILED) {
+		EXPECT_EQ(EINVAL, errno);
+	} else {
+		p[0] = 0x22;
+		EXPECT_EQ(0x11, q[0]);
+		munmap((void *)p, SIZE);
+	}
+	munmap((void *)q, SIZE);
+}
+
+TEST_F(derive, sync)
+{
+	static const unsigned int when[] = { DMA_BUF_SYNC_START, DMA_BUF_SYNC_END };
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		EXPECT_EQ(0, sync_cpu(self->ro, DMA_BUF_SYNC_READ | when[i]));
+		EXPECT_EQ(-EACCES, sync_cpu(self->ro, DMA_BUF_SYNC_WRITE | when[i]));
+		EXPECT_EQ(-EACCES, sync_cpu(self->ro, DMA_BUF_SYNC_RW | when[i]));
+
+		EXPECT_EQ(-EACCES, sync_cpu(self->wo, DMA_BUF_SYNC_READ | when[i]));
+		EXPECT_EQ(0, sync_cpu(self->wo, DMA_BUF_SYNC_WRITE | when[i]));
+		EXPECT_EQ(-EACCES, sync_cpu(self->wo, DMA_BUF_SYNC_RW | when[i]));
+
+		EXPECT_EQ(0, sync_cpu(self->rw, DMA_BUF_SYNC_RW | when[i]));
+	}
+	/* Bad flags are bad flags first */
+	EXPECT_EQ(-EINVAL, sync_cpu(self->ro, DMA_BUF_SYNC_WRITE | 8));
+	EXPECT_EQ(-EINVAL, sync_cpu(self->ro, DMA_BUF_SYNC_START));
+}
+
+TEST_F(derive, fences)
+{
+	const int fds[] = { self->ro, self->wo, self->rw };
+	struct pollfd pfd = { .events = POLLIN | POLLOUT };
+	int i, fd;
+
+	for (i = 0; i < 3; i++) {
+		fd = export_sync_file(fds[i], DMA_BUF_SYNC_RW);
+		EXPECT_GE(fd, 0);
+		close(fd);
+		EXPECT_EQ(0, import_sync_file(fds[i], DMA_BUF_SYNC_READ));
+		pfd.fd = fds[i];
+		EXPECT_EQ(1, poll(&pfd, 1, 1000));
+		EXPECT_EQ(POLLIN | POLLOUT, pfd.revents);
+	}
+	EXPECT_EQ(-EACCES, import_sync_file(self->ro, DMA_BUF_SYNC_WRITE));
+	EXPECT_EQ(-EACCES, import_sync_file(self->ro, DMA_BUF_SYNC_RW));
+	EXPECT_EQ(0, import_sync_file(self->wo, DMA_BUF_SYNC_WRITE));
+	EXPECT_EQ(0, import_sync_file(self->rw, DMA_BUF_SYNC_RW));
+}
+
+TEST_F(derive, name)
+{
+	EXPECT_EQ(0, set_name(self->buf, "first"));
+	EXPECT_EQ(-EACCES, set_name(self->ro, "second"));
+	EXPECT_EQ(-EACCES, buf_ioctl(self->ro, DMA_BUF_SET_NAME_A, "second"));
+	EXPECT_STREQ("first", fdinfo(self->ro, "name"));
+	EXPECT_EQ(0, set_name(self->wo, "third"));
+	EXPECT_STREQ("third", fdinfo(self->ro, "name"));
+	EXPECT_EQ(0, set_name(self->rw, "fourth"));
+	EXPECT_STREQ("fourth", fdinfo(self->buf, "name"));
+}
+
+TEST_F(derive, same_buffer_other_file)
+{
+	const int fds[] = { self->ro, self->wo, self->rw };
+	struct stat primary, st;
+	int i;
+
+	ASSERT_EQ(0, fstat(self->buf, &primary));
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, fstat(fds[i], &st));
+		EXPECT_EQ(primary.st_ino, st.st_ino);
+		EXPECT_EQ(primary.st_dev, st.st_dev);
+		EXPECT_EQ(SIZE, lseek(fds[i], 0, SEEK_END));
+		EXPECT_NE(0, syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE,
+				     self->buf, fds[i]));
+	}
+	EXPECT_STREQ("", fdinfo(self->buf, "derived"));
+	EXPECT_STREQ("r", fdinfo(self->ro, "derived"));
+	EXPECT_STREQ("w", fdinfo(self->wo, "derived"));
+	EXPECT_STREQ("rw", fdinfo(self->rw, "derived"));
+}
+
+/* "count" is the users of the buffer: the fd itself and the three derived */
+TEST_F(derive, fdinfo_count)
+{
+	int again;
+
+	EXPECT_STREQ("4", fdinfo(self->buf, "count"));
+	EXPECT_STREQ("4", fdinfo(self->ro, "count"));
+	again = derive(self->ro, O_RDONLY);
+	EXPECT_STREQ("5", fdinfo(self->buf, "count"));
+	EXPECT_STREQ("5", fdinfo(again, "count"));
+	close(again);
+	EXPECT_STREQ("4", fdinfo(self->ro, "count"));
+}
+
+TEST_F(derive, reopen)
+{
+	static const int mode[] = { O_RDONLY, O_WRONLY, O_RDWR };
+	int i, path;
+
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(-ENXIO, reopen(self->ro, mode[i]));
+
+	/* O_PATH gives no access, and no way back to a dma-buf */
+	path = reopen(self->ro, O_PATH);
+	ASSERT_GE(path, 0);
+	EXPECT_EQ(-EBADF, derive(path, O_RDONLY));
+	EXPECT_EQ(-EBADF, try_mmap(path, PROT_READ, MAP_SHARED));
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(-ENXIO, reopen(path, mode[i]));
+	close(path);
+}
+
+/*
+ * A driver that was not taught to keep the promise gets no reference. Imports
+ * are where a mix-up of files would show: one that took its reference on the
+ * one file and dropped it on the other frees the buffer under its users.
+ */
+TEST_F(derive, import)
+{
+	volatile uint8_t *p;
+	int vgem = open_vgem(), i;
+
+	if (vgem < 0)
+		SKIP(return, "no vgem");
+	p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->buf, 0);
+	ASSERT_NE(MAP_FAILED, (void *)p);
+	p[0] = 0x42;
+
+	for (i = 0; i < 10; i++) {
+		EXPECT_EQ(-EACCES, prime_import(vgem, self->ro));
+		EXPECT_EQ(-EACCES, prime_import(vgem, self->wo));
+		EXPECT_EQ(0, prime_import(vgem, self->rw));
+		EXPECT_EQ(0, prime_import(vgem, self->buf));
+	}
+	EXPECT_STREQ("5", fdinfo(self->buf, "count"));	/* and the mapping */
+	EXPECT_EQ(0x42, p[0]);
+	EXPECT_EQ(0, sync_cpu(self->buf, DMA_BUF_SYNC_RW));
+	munmap((void *)p, SIZE);
+	close(vgem);
+}
+
+/* Each of the fds, and a mapping, keeps the buffer alive, the last one ends it */
+TEST_F(derive, closing_order)
+{
+	static const uint8_t order[24][4] = {
+		{0, 1, 2, 3}, {0, 1, 3, 2}, {0, 2, 1, 3}, {0, 2, 3, 1}, {0, 3, 1, 2}, {0, 3, 2, 1},
+		{1, 0, 2, 3}, {1, 0, 3, 2}, {1, 2, 0, 3}, {1, 2, 3, 0}, {1, 3, 0, 2}, {1, 3, 2, 0},
+		{2, 0, 1, 3}, {2, 0, 3, 1}, {2, 1, 0, 3}, {2, 1, 3, 0}, {2, 3, 0, 1}, {2, 3, 1, 0},
+		{3, 0, 1, 2}, {3, 0, 2, 1}, {3, 1, 0, 2}, {3, 1, 2, 0}, {3, 2, 0, 1}, {3, 2, 1, 0},
+	};
+	long before = count_buffers();
+	int i, j, fd[4];
+	uint8_t *p;
+
+	ASSERT_GE(before, 1);
+	for (i = 0; i < 24; i++) {
+		fd[0] = alloc_buffer(variant->heap);
+		ASSERT_GE(fd[0], 0);
+		fd[1] = derive(fd[0], O_RDONLY);
+		ASSERT_GE(fd[1], 0);
+		fd[2] = derive(fd[1], O_RDONLY);
+		ASSERT_GE(fd[2], 0);
+		p = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, fd[2], 0);
+		ASSERT_NE(MAP_FAILED, p);
+		for (j = 0; j < 4; j++) {
+			EXPECT_EQ(before + 1, count_buffers());
+			if (order[i][j] == 3)
+				munmap(p, SIZE);
+			else
+				close(fd[order[i][j]]);
+		}
+		EXPECT_EQ(before, count_buffers());
+	}
+}
+
+/* The last fd of a buffer can be one that is under way in a socket */
+TEST_F(derive, scm_rights)
+{
+	long before = count_buffers();
+	int sock[2], buf, fd;
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sock));
+	buf = alloc_buffer(variant->heap);
+	ASSERT_GE(buf, 0);
+	fd = derive(buf, O_RDONLY);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, send_fd(sock[0], fd));
+	ASSERT_EQ(0, send_fd(sock[0], fd));
+	close(fd);
+	close(buf);
+	EXPECT_EQ(before + 1, count_buffers());
+	fd = recv_fd(sock[1]);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(0, try_mmap(fd, PROT_READ, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(fd, PROT_READ | PROT_WRITE, MAP_SHARED));
+	EXPECT_EQ(-EACCES, derive(fd, O_RDWR));
+	close(fd);
+	/* the second one is never received */
+	EXPECT_EQ(before + 1, count_buffers());
+	close(sock[1]);
+	close(sock[0]);
+	EXPECT_EQ(before, count_buffers());
+}
+
+#define THREADS 4
+#define ROUNDS 2500
+
+struct worker {
+	pthread_t thread;
+	const char *heap;
+	int shared, error;
+};
+
+/* Derive, derive again, map, touch, and close in an order that changes */
+static int one_round(int from, int round)
+{
+	volatile uint8_t *p;
+	int a, b;
+
+	a = derive(from, round & 1 ? O_RDONLY : O_RDWR);
+	if (a < 0)
+		return a;
+	b = derive(a, O_RDONLY | O_CLOEXEC);
+	if (b < 0)
+		return b;
+	if (round & 2)
+		close(a);
+	p = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, b, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	if (round & 4)
+		close(b);
+	(void)p[(round * 4096) % SIZE];
+	munmap((void *)p, SIZE);
+	if (!(round & 4))
+		close(b);
+	if (!(round & 2))
+		close(a);
+	return 0;
+}
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+	int i, own;
+
+	/* Mostly on a buffer that all threads share, at times on its own */
+	for (i = 0; i < ROUNDS && !w->error; i++) {
+		if (i % 50) {
+			w->error = one_round(w->shared, i);
+			continue;
+		}
+		own = alloc_buffer(w->heap);
+		w->error = own < 0 ? own : one_round(own, i);
+		close(own);
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(derive, ten_thousand_rounds, 120)
+{
+	struct worker w[THREADS];
+	struct counts before, after;
+	int i;
+
+	count_objects();
+	before = count_objects();
+	ASSERT_GE(before.buffers, 1);
+	for (i = 0; i < THREADS; i++) {
+		w[i] = (struct worker){ .heap = variant->heap, .shared = self->buf };
+		ASSERT_EQ(0, pthread_create(&w[i].thread, NULL, work, &w[i]));
+	}
+	for (i = 0; i < THREADS; i++) {
+		pthread_join(w[i].thread, NULL);
+		EXPECT_EQ(0, w[i].error);
+	}
+	after = count_objects();
+	TH_LOG("before and after %d rounds: files %ld %ld, dentries %ld %ld, inodes %ld %ld, dma-bufs %ld %ld",
+	       THREADS * ROUNDS, before.files, after.files, before.dentries,
+	       after.dentries, before.inodes, after.inodes, before.buffers,
+	       after.buffers);
+	EXPECT_EQ(before.buffers, after.buffers);
+	EXPECT_STREQ("4", fdinfo(self->buf, "count"));
+	/* The rest of the system lives too; a leak would be thousands */
+	EXPECT_LE(after.files, before.files + 16);
+	EXPECT_LE(after.dentries, before.dentries + 64);
+	EXPECT_LE(after.inodes, before.inodes + 64);
+}
+
+/*
+ * Files that were not derived: their access mode limits how they are mapped,
+ * and nothing else. User space gets O_RDONLY files from VIDIOC_EXPBUF and PRIME
+ * by default, and lets devices write through them.
+ */
+FIXTURE(legacy)
+{
+	int ro, wo;
+};
+
+FIXTURE_SETUP(legacy)
+{
+	self->ro = heap_alloc("system", SIZE, O_RDONLY | O_CLOEXEC);
+	if (self->ro == -ENOENT)
+		SKIP(return, "no system heap");
+	ASSERT_GE(self->ro, 0);
+	self->wo = heap_alloc("system", SIZE, O_WRONLY | O_CLOEXEC);
+	ASSERT_GE(self->wo, 0);
+}
+
+FIXTURE_TEARDOWN(legacy)
+{
+	close(self->wo);
+	close(self->ro);
+}
+
+TEST_F(legacy, rdonly_is_for_mmap_only)
+{
+	int vgem = open_vgem();
+
+	EXPECT_EQ(0, try_mmap(self->ro, PROT_READ, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->ro, PROT_READ | PROT_WRITE, MAP_SHARED));
+	EXPECT_EQ(0, sync_cpu(self->ro, DMA_BUF_SYNC_RW));
+	EXPECT_EQ(0, sync_cpu(self->ro, DMA_BUF_SYNC_RW | DMA_BUF_SYNC_END));
+	EXPECT_EQ(0, import_sync_file(self->ro, DMA_BUF_SYNC_RW));
+	EXPECT_EQ(0, set_name(self->ro, "legacy"));
+	EXPECT_EQ(-ENXIO, reopen(self->ro, O_RDWR));
+	if (vgem < 0)
+		SKIP(return, "no vgem");
+	EXPECT_EQ(0, prime_import(vgem, self->ro));
+	EXPECT_STREQ("1", fdinfo(self->ro, "count"));
+	close(vgem);
+}
+
+TEST_F(legacy, wronly_is_for_mmap_only)
+{
+	int vgem = open_vgem();
+
+	EXPECT_EQ(-EACCES, try_mmap(self->wo, PROT_WRITE, MAP_SHARED));
+	EXPECT_EQ(0, sync_cpu(self->wo, DMA_BUF_SYNC_RW));
+	EXPECT_EQ(0, import_sync_file(self->wo, DMA_BUF_SYNC_RW));
+	EXPECT_EQ(0, set_name(self->wo, "legacy"));
+	if (vgem < 0)
+		SKIP(return, "no vgem");
+	EXPECT_EQ(0, prime_import(vgem, self->wo));
+	close(vgem);
+}
+
+/* Deriving never gives more than the file has, derived or not */
+TEST_F(legacy, derive_is_a_subset)
+{
+	int fd;
+
+	fd = derive(self->ro, O_RDONLY);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(-EACCES, set_name(fd, "no"));
+	close(fd);
+	EXPECT_EQ(-EACCES, derive(self->ro, O_WRONLY));
+	EXPECT_EQ(-EACCES, derive(self->ro, O_RDWR));
+	EXPECT_EQ(-EACCES, derive(self->wo, O_RDONLY));
+	EXPECT_EQ(-EACCES, derive(self->wo, O_RDWR));
+}
+
+/* ENOTTY is how a program finds out that the kernel has no DERIVE */
+TEST(probe)
+{
+	int fd = heap_alloc("system", SIZE, O_RDWR | O_CLOEXEC), ro;
+
+	if (fd == -ENOENT)
+		SKIP(return, "no system heap");
+	ASSERT_GE(fd, 0);
+	ro = derive(fd, O_RDONLY);
+	EXPECT_GE(ro, 0) {
+		TH_LOG("DMA_BUF_IOCTL_DERIVE: %s", strerrorname_np(-ro));
+	}
+	close(ro);
+	close(fd);
+}
+
+TEST_HARNESS_MAIN
