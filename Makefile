@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0
+# The front door. "make" alone tells what there is.
+
+export CACHE LINUX TARBALL ARCH CONFIG TREE TOPIC TESTS TEST PROG ARGS BASE
+
+.PHONY: help run check vm shell tree refresh prove
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make run      play the demonstration on the patched kernel, in QEMU'
+	@echo 'make check    the tests: everything that a submission must pass'
+	@echo 'make vm       one VM run: ARCH= CONFIG= TREE=base|series TOPIC= TESTS="..."'
+	@echo '              PROG=FILE [ARGS="..."] runs a static program instead of the tests'
+	@echo 'make shell    the same with a shell on the console'
+	@echo 'make prove    TEST=x: fails on the base, passes on the series'
+	@echo 'make tree     the patched kernel as a git branch in build/linux, to work in'
+	@echo 'make refresh  the branch back into patches/ and the new files'
+	@echo 'LINUX=DIR or TARBALL=FILE: the base from there; CACHE=DIR: where downloads are kept'
+
+run:
+	@bin/vm -d
+
+check:
+	@bin/check
+
+vm:
+	@bin/vm
+
+shell:
+	@bin/vm -i
+
+prove:
+	@bin/prove
+
+tree:
+	@bin/install-packages
+	@bin/pq apply
+
+refresh:
+	@bin/pq refresh
+
+.DEFAULT:
+	@echo "make: unknown target '$@'; plain make tells what there is" >&2; exit 2
