@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,8 +19,10 @@
 #include <sys/stat.h>
 
 #include <drm/drm.h>
+#include <drm/drm_mode.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-heap.h>
+#include <linux/iommufd.h>
 #include <linux/udmabuf.h>
 
 static inline int buf_ioctl(int fd, unsigned long cmd, void *arg)
@@ -107,9 +110,9 @@ static inline int set_name(int fd, const char *name)
 	return buf_ioctl(fd, DMA_BUF_SET_NAME_B, (void *)name);
 }
 
-static inline int open_vgem(void)
+static inline int open_drm(const char *driver)
 {
-	char path[32], name[8];
+	char path[32], name[16];
 	int i, fd;
 
 	for (i = 0; i < 16; i++) {
@@ -123,24 +126,79 @@ static inline int open_vgem(void)
 		if (fd < 0)
 			continue;
 		if (!ioctl(fd, DRM_IOCTL_VERSION, &version) &&
-		    version.name_len == 4 && !memcmp(name, "vgem", 4))
+		    version.name_len == strlen(driver) &&
+		    !memcmp(name, driver, strlen(driver)))
 			return fd;
 		close(fd);
 	}
 	return -ENODEV;
 }
 
+/* A dma-buf of a DRM device's dumb buffer of (at least) size bytes */
+static inline int drm_alloc(const char *driver, size_t size)
+{
+	struct drm_mode_create_dumb dumb = {
+		.width = 1024, .height = size / 4096, .bpp = 32,
+	};
+	struct drm_prime_handle prime = { .flags = DRM_RDWR | DRM_CLOEXEC };
+	int drm = open_drm(driver), ret;
+
+	if (drm < 0)
+		return drm;
+	ret = buf_ioctl(drm, DRM_IOCTL_MODE_CREATE_DUMB, &dumb);
+	if (!ret) {
+		prime.handle = dumb.handle;
+		ret = buf_ioctl(drm, DRM_IOCTL_PRIME_HANDLE_TO_FD, &prime);
+	}
+	close(drm);
+	return ret ?: prime.fd;
+}
+
+static inline int prime_handle(int drm, int fd, uint32_t *handle)
+{
+	struct drm_prime_handle prime = { .fd = fd };
+	int ret = buf_ioctl(drm, DRM_IOCTL_PRIME_FD_TO_HANDLE, &prime);
+
+	*handle = prime.handle;
+	return ret;
+}
+
+static inline int close_handle(int drm, uint32_t handle)
+{
+	struct drm_gem_close close = { .handle = handle };
+
+	return buf_ioctl(drm, DRM_IOCTL_GEM_CLOSE, &close);
+}
+
 /* Import a dma-buf into a DRM device and release it again */
 static inline int prime_import(int drm, int fd)
 {
-	struct drm_prime_handle prime = { .fd = fd };
-	struct drm_gem_close close = {};
-	int ret = buf_ioctl(drm, DRM_IOCTL_PRIME_FD_TO_HANDLE, &prime);
+	uint32_t handle;
 
-	if (ret)
-		return ret;
-	close.handle = prime.handle;
-	return buf_ioctl(drm, DRM_IOCTL_GEM_CLOSE, &close);
+	return prime_handle(drm, fd, &handle) ?: close_handle(drm, handle);
+}
+
+/* Map a dma-buf into an IOAS that has no domain; nothing is pinned there yet */
+static inline int ioas_import(int fd, size_t size, uint32_t flags)
+{
+	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+	struct iommu_ioas_map_file map = {
+		.size = sizeof(map),
+		.flags = flags,
+		.fd = fd,
+		.length = size,
+	};
+	int iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC), ret;
+
+	if (iommufd < 0)
+		return -errno;
+	ret = buf_ioctl(iommufd, IOMMU_IOAS_ALLOC, &alloc);
+	if (!ret) {
+		map.ioas_id = alloc.out_ioas_id;
+		ret = buf_ioctl(iommufd, IOMMU_IOAS_MAP_FILE, &map);
+	}
+	close(iommufd);
+	return ret;
 }
 
 static inline int reopen(int fd, int flags)
@@ -161,7 +219,7 @@ static inline int write_proc_mem(void *addr, char byte)
 
 	if (fd < 0)
 		return -errno;
-	if (pwrite(fd, &byte, 1, (off_t)(unsigned long)addr) != 1)
+	if (pwrite(fd, &byte, 1, (uintptr_t)addr) != 1)
 		ret = -errno;
 	close(fd);
 	return ret;
@@ -198,6 +256,31 @@ static inline long count_buffers(void)
 	if (f)
 		fclose(f);
 	return total;
+}
+
+/* Is there a dma-buf with this inode number? -1 if debugfs does not tell */
+static inline int buffer_exists(ino_t ino)
+{
+	FILE *f = fopen("/sys/kernel/debug/dma_buf/bufinfo", "r");
+	unsigned long long this;
+	char line[256];
+	int found = 0;
+
+	if (!f)
+		return -1;
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "%*u %*x %*x %*d %*s %llu", &this) == 1 &&
+		    this == ino)
+			found = 1;
+	fclose(f);
+	return found;
+}
+
+static inline ino_t inode_of(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) ? 0 : st.st_ino;
 }
 
 static inline int send_fd(int sock, int fd)

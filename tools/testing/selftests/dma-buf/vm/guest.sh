@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# The guest's side of vmtest.sh, called by init.c: "setup" before the tests,
-# "finish" after them; its output goes to the port "record".
+# The guest's side of vmtest.sh, called by init.c: "setup" before the tests, whose
+# output goes to the port "ktap", "finish" after them, to the port "record".
 set -u
 
 vfio_bind() # VENDOR:DEVICE... prints the addresses of the functions

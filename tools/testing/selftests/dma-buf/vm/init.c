@@ -122,8 +122,8 @@ static int open_port(const char *name)
 	return -1;
 }
 
-/* The current test prints KTAP of its own, which becomes a subtest's */
-static bool in_subtest;
+/* Of the current test: its output has begun, its last line is not complete */
+static bool in_subtest, continued;
 
 static bool is_version(const char *s)
 {
@@ -132,9 +132,10 @@ static bool is_version(const char *s)
 
 static bool is_ktap(const char *s)
 {
-	static const char * const start[] = { "#", "ok ", "not ok ", "1.." };
+	static const char * const start[] = { "#", "ok", "not ok", "1.." };
 	size_t i;
 
+	s += strspn(s, " ");
 	for (i = 0; i < sizeof(start) / sizeof(start[0]); i++)
 		if (!strncmp(s, start[i], strlen(start[i])))
 			return true;
@@ -149,36 +150,38 @@ static long now_ms(void)
 	return ts.tv_sec * 1000L + ts.tv_nsec / 1000000;
 }
 
-/*
- * Pass on what comes out of a test, line by line, indented as the results of a
- * subtest; text that is no KTAP becomes a comment.
- */
+/* A line of a test, indented as a subtest's; what is no KTAP becomes a comment */
+static void pass_line(const char *name, const char *line)
+{
+	if (!continued && is_version(line) && !in_subtest) {
+		in_subtest = true;
+		putf(ktap, "    KTAP version 1\n    # Subtest: %s\n", name);
+	} else if (*line) {
+		putf(ktap, "    %s%s\n",
+		     !continued && is_ktap(line) && !is_version(line) ? "" : "# ",
+		     line);
+	}
+}
+
+/* Pass on the complete lines; a rest only if there is no room for more of it */
 static void pass_on(const char *name, char *buf, size_t *len, bool flush)
 {
 	char *line = buf, *nl;
 
 	buf[*len] = 0;
-	while ((nl = strchr(line, '\n')) ||
-	       (*line && (flush || *len == MAX_LINE))) {
-		if (nl)
-			*nl = 0;
-		if (is_version(line) && !in_subtest) {
-			in_subtest = true;
-			putf(ktap, "    KTAP version 1\n    # Subtest: %s\n",
-			     name);
-		} else if (*line) {
-			putf(ktap, "    %s%s\n",
-			     is_ktap(line) && !is_version(line) ? "" : "# ",
-			     line);
-		}
-		if (!nl) {
-			*len = 0;
-			return;
-		}
+	while ((nl = strchr(line, '\n'))) {
+		*nl = 0;
+		pass_line(name, line);
+		continued = false;
 		line = nl + 1;
 	}
 	*len -= line - buf;
-	memmove(buf, line, *len);
+	memmove(buf, line, *len + 1);
+	if (*len && (flush || *len == MAX_LINE)) {
+		pass_line(name, buf);
+		continued = true;
+		*len = 0;
+	}
 }
 
 static bool drain(const char *name, int fd, char *buf, size_t *len)
@@ -186,9 +189,12 @@ static bool drain(const char *name, int fd, char *buf, size_t *len)
 	ssize_t n = read(fd, buf + *len, MAX_LINE - *len);
 	ssize_t i;
 
-	for (i = 0; i < n; i++)
-		if (!buf[*len + i])
-			buf[*len + i] = '?';
+	for (i = 0; i < n; i++) {
+		unsigned char *c = (unsigned char *)&buf[*len + i];
+
+		if ((*c < ' ' && *c != '\n' && *c != '\t') || *c == 0x7f)
+			*c = '?';
+	}
 	if (n > 0) {
 		*len += n;
 		pass_on(name, buf, len, false);
@@ -198,21 +204,30 @@ static bool drain(const char *name, int fd, char *buf, size_t *len)
 
 /*
  * Whatever a test left behind, also in other sessions, goes now. What does not
- * die is stuck in the kernel: the hung task detector names it.
+ * die is stuck in the kernel: the run is red, and the log gets its stack.
  */
 static void kill_all(void)
 {
-	long end = now_ms() + 10000;
+	long end = now_ms() + 10000 * scale;
+	static bool stuck;
 	pid_t pid;
 
 	kill(-1, SIGKILL);
-	while (now_ms() < end) {
+	while (now_ms() < end && !stuck) {
 		pid = waitpid(-1, NULL, WNOHANG);
 		if (pid < 0 && errno == ECHILD)
 			return;
 		if (!pid)
 			usleep(10000);
 	}
+	if (!stuck) {
+		int fd = open("/proc/sysrq-trigger", O_WRONLY);
+
+		put(fd, "w", 1);
+		close(fd);
+		putf(record, "stuck\n");
+	}
+	stuck = true;
 }
 
 /* Run argv in dir. Returns its wait status, -1 if it had to be killed. */
@@ -227,7 +242,7 @@ static int run(const char *name, const char *dir, char **argv, int timeout)
 
 	if (pipe2(p, O_CLOEXEC | O_NONBLOCK))
 		return -1;
-	in_subtest = false;
+	in_subtest = continued = false;
 	pid = fork();
 	if (!pid) {
 		fcntl(p[1], F_SETFL, 0);
@@ -285,7 +300,7 @@ static int test_timeout(const char *dir)
 		sscanf(line, "timeout=%d", &timeout);
 	if (f)
 		fclose(f);
-	return timeout * scale;
+	return (timeout ?: 3600) * scale;
 }
 
 /* line: COLLECTION:PROG [ARG...], which is the name of the test too */
@@ -299,7 +314,12 @@ static void run_test(int nr, const char *name)
 	     argv[n] = strtok_r(NULL, " ", &save))
 		n++;
 	argv[n] = NULL;
-	colon = strrchr(argv[0], ':');
+	colon = n ? strrchr(argv[0], ':') : NULL;
+	if (!colon) {
+		putf(ktap, "not ok %d %s # left out: not COLLECTION:PROG\n", nr,
+		     name);
+		return;
+	}
 	*colon = 0;
 	snprintf(dir, sizeof(dir), "/kselftest/%s", argv[0]);
 	*colon = '/';
@@ -404,8 +424,8 @@ static void run_prog(void)
 		line[strcspn(line, "\n")] = 0;
 		argv[n++] = strdup(line);
 	}
-	status = run_plain(argv, ktap,
-			   atoi(getenv("vmtest_timeout") ?: "600") * scale);
+	status = run_plain(argv, ktap, getenv("vmtest_timeout") ?
+			   atoi(getenv("vmtest_timeout")) : 600 * scale);
 	putf(record, status < 0 ? "prog timeout\n" : "prog %d\n", status);
 }
 

@@ -6,6 +6,10 @@
 
 set -euo pipefail
 export LC_ALL=C
+# What a make around this was called with is not for the makes in here; the
+# Makefiles of selftests (sync's TESTS) and of the kernel take variables from it.
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES ARCH CROSS_COMPILE TARGETS TESTS
+unset KBUILD_OUTPUT O CFLAGS LDFLAGS OUTPUT
 
 vm=$(realpath "$(dirname "$0")")
 tests_tree=$(realpath "$vm/../../../../..")
@@ -14,8 +18,9 @@ arch=$(uname -m)
 config=plain
 out=
 tests_out=
-topics=$(cd "$vm" && find tests.d expect.d config.d -type f 2>/dev/null |
-	sed 's|.*/||; s|\..*||' | sort -u | sed '/^base$/d')
+topics=$(for f in "$vm"/{tests,expect,config}.d/*; do
+	[ ! -f "$f" ] || { f=${f##*/}; echo "${f%%.*}"; }
+done | sort -u | sed '/^base$/d')
 mode=tests
 tests=()
 prog=
@@ -169,6 +174,10 @@ build_guest()
 {
 	local g=$out/guest
 	mkdir -p "$g/bin" "$g/vm" "$g/lib"
+	local f
+	for f in busybox bash-static; do
+		! readelf -l "$(command -v $f)" | grep -q INTERP || die "$f is linked dynamically: install busybox-static and bash-static"
+	done
 	cp "$(command -v busybox)" "$g/bin/busybox"
 	cp "$(command -v bash-static)" "$g/bin/bash"
 	ln -sf busybox "$g/bin/sh"
@@ -184,8 +193,11 @@ tests_of()
 {
 	local f target
 	for f; do
-		keyword target "$f" | while read -r target; do
-			grep "^$target:" "$tests_out/tests/root/kselftest/kselftest-list.txt"
+		for target in $(keyword target "$f"); do
+			grep "^$target:" "$tests_out/tests/root/kselftest/kselftest-list.txt" || {
+				say "the suite '$target' of $f has no tests"
+				return 1
+			}
 		done
 		keyword run "$f"
 	done
@@ -196,11 +208,13 @@ all_tests()
 	tests_of "$vm"/tests.d/*
 }
 
+# select_tests: those that -t names, or all of the topics
 select_tests()
 {
 	local t found line coll files
 	mapfile -t files < <(data_files tests.d '')
 	[ ${#tests[@]} -gt 0 ] || { tests_of "${files[@]}"; return; }
+	all_tests >"$out/all" || return 1
 	for t in "${tests[@]}"; do
 		found=0
 		while IFS= read -r line; do
@@ -211,13 +225,13 @@ select_tests()
 				found=1
 				;;
 			esac
-		done < <(all_tests)
+		done <"$out/all"
 		[ $found = 1 ] || {
 			say "no test '$t'; there are:"
-			all_tests >&2
+			cat "$out/all" >&2
 			return 1
 		}
-	done
+	done | awk '!seen[$0]++'
 }
 
 pack() # DIR FILE: DIR as an initramfs archive
@@ -233,7 +247,8 @@ job()
 	case $mode in
 	tests) cp "$out/selected" "$j/tests" ;;
 	demo)
-		cat "$vm"/demo.d/[0-9]* >"$j/tests" 2>/dev/null || die "there is no demonstration in $vm/demo.d"
+		cat "$vm"/demo.d/[0-9]* 2>/dev/null | sed '/^#/d' >"$j/tests" ||
+			die "there is no demonstration in $vm/demo.d"
 		;;
 	prog)
 		cp "$prog" "$j/prog"
@@ -248,18 +263,19 @@ job()
 	rm "$run/guest.cpio" "$run/tests.cpio" "$run/job.cpio"
 }
 
-# limit: seconds after which QEMU is ended: the sum of what the tests may take
+# limit: seconds after which QEMU is ended: what the tests may take, and some more
 limit()
 {
-	local sum=120 dir t
+	local sum=0 dir t
 	while IFS= read -r t; do
 		dir=$tests_out/tests/root/kselftest/${t%%:*}
 		t=$(sed -n 's/^timeout=//p' "$dir/settings" 2>/dev/null || true)
-		sum=$((sum + ${t:-45}))
+		[ "${t:-45}" != 0 ] || t=3600
+		sum=$((sum + ${VMTEST_TIMEOUT:-$((${t:-45} * scale))}))
 	done < <(cat "$run/job/vm/job/tests" 2>/dev/null)
-	[ "$mode" != prog ] || sum=720
-	[ "$mode" != shell ] || sum=86400
-	echo $((sum * scale))
+	[ "$mode" != prog ] || sum=${VMTEST_TIMEOUT:-$((600 * scale))}
+	[ "$mode" != shell ] || sum=864000
+	echo $((sum + 180 * scale))
 }
 
 # accel: KVM if this kernel boots under it up to the lack of a root, else TCG.
@@ -301,15 +317,16 @@ boot()
 		-device "edu,bus=rp1,dma_mask=0xffffffffffffffff"
 		-object "memory-backend-file,id=ivshmem,size=4M,share=on,mem-path=$run/ivshmem"
 		-device "pcie-root-port,id=rp2,chassis=2,slot=2"
-		-device "ivshmem-plain,bus=rp2,memdev=ivshmem")
+		-device "ivshmem-plain,bus=rp2,memdev=ivshmem"
+		-device "qxl,ram_size=16777216,vram_size=8388608,vgamem_mb=8")
 	printf '%q ' "${cmd[@]}" >"$run/command"
 	say "$(cat "$run/command")"
 	touch "$run/ktap" "$run/serial" "$run/record"
 	case $mode in
 	shell) "${cmd[@]}" || status=$? ;;
-	demo) timeout --foreground "$(limit)" "${cmd[@]}" </dev/null 2>"$run/qemu" |
-		tee "$run/ktap" | sed -un -e 's|^ *# ||p' -e '/^ *not ok/p' || status=$? ;;
-	*) timeout --foreground "$(limit)" "${cmd[@]}" </dev/null 2>"$run/qemu" | tee "$run/ktap" || status=$? ;;
+	demo) timeout --foreground -k 10 "$(limit)" "${cmd[@]}" </dev/null 2>"$run/qemu" |
+		tee "$run/ktap" | sed -un -e '/# Subtest:\|# Totals:\|, timeout/d' -e 's|^ *# ||p' -e '/^ *not ok/p' || status=$? ;;
+	*) timeout --foreground -k 10 "$(limit)" "${cmd[@]}" </dev/null 2>"$run/qemu" | tee "$run/ktap" || status=$? ;;
 	esac
 	echo $status >"$run/status"
 }
@@ -320,7 +337,8 @@ verdict()
 	mapfile -t expect < <(data_files expect.d ".$arch.$config")
 	[ "$mode" != prog ] || opt=(--prog "$(basename "$prog")")
 	[ -z "$record" ] || opt+=(--record "$record")
-	python3 -B "$vm/verdict.py" --kunit "$tests_tree/tools/testing/kunit" \
+	[ "$mode" != tests ] || [ ${#tests[@]} -gt 0 ] || opt+=(--all)
+	python3 -B "$vm/verdict.py" \
 		--run "$run" --splats "$vm/splats" "${opt[@]}" "${expect[@]}"
 }
 
@@ -352,6 +370,14 @@ args=("$@")
 [ -f "$vm/config/$config.config" ] || die "unknown config '$config'; there is: $(known config .config)"
 [ -f "$kernel_tree/Kbuild" ] || die "$kernel_tree is no kernel tree"
 kernel_tree=$(realpath "$kernel_tree")
+for n in "$scale" "$cpus" "${VMTEST_TIMEOUT:-1}"; do
+	[[ $n =~ ^[1-9][0-9]*$ ]] || die "VMTEST_SCALE, VMTEST_TIMEOUT and -s are whole numbers from 1 on, not '$n'"
+done
+for n in "${args[@]}"; do
+	if [ ${#n} -ge 1000 ] || [ ${#args[@]} -gt 60 ] || [[ $n == *$'\n'* ]]; then
+		die "the program can get 60 arguments of less than 1000 bytes, without newlines"
+	fi
+done
 # shellcheck source=arch/x86_64.sh
 . "$vm/arch/$arch.sh"
 if [ "$mode" = prog ]; then
@@ -374,16 +400,25 @@ export KBUILD_BUILD_TIMESTAMP='2026-01-01' KBUILD_BUILD_USER=vmtest KBUILD_BUILD
 export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$(dirname "$kernel_tree")}
 
 mkdir -p "$out" "$tests_out"
-exec 9>"$out/lock"
-flock -n 9 || die "another run uses $out; wait for it to end"
+exec 8>"$out/lock" 9>"$tests_out/lock.tests"
+if ! flock -n 8 || ! flock -n 9; then
+	die "another run uses $out or $tests_out; wait for it to end"
+fi
 
-[ -n "$nobuild" ] || build_tests
-[ -f "$tests_out/tests/root/kselftest/kselftest-list.txt" ] || die "-n: nothing has been built in $tests_out"
+# The stamp stands for kernel, modules, tests and init, of one build that went well.
+if [ -n "$nobuild" ]; then
+	[ -f "$out/built" ] || die "-n: nothing has been built in $out, or not completely"
+else
+	rm -f "$out/built"
+	build_tests
+fi
 select_tests >"$out/selected" || exit 2
 [ "$mode" != list ] || { cat "$out/selected"; exit; }
-[ -n "$nobuild" ] || build_kernel
-[ -n "$nobuild" ] || build_guest
-[ -f "$out/kernel/$kernel_image" ] || die "-n: no kernel has been built in $out"
+if [ -z "$nobuild" ]; then
+	build_kernel
+	build_guest
+	touch "$out/built"
+fi
 
 run=$out/run
 rm -rf "$run"
