@@ -8,7 +8,7 @@ export LC_ALL=C
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 base=${BASE:-7.3}
 build=$top/build
-cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dma-buf-series}
+cache=$(realpath -m "${CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/dma-buf-series}")
 patches=$top/patches/$base
 me=${0##*/}
 
