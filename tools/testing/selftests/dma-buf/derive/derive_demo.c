@@ -238,7 +238,8 @@ static void consumer(int sock)
 	check_frame("reads again after all attempts", p, 1);
 
 	works("poll()", try_poll(fd));
-	close(works("exporting the fences as a sync file", export_sync_file(fd, DMA_BUF_SYNC_READ)));
+	close(works("exporting the fences as a sync file",
+		    export_sync_file(fd, DMA_BUF_SYNC_READ)));
 	works("importing a read fence", import_sync_file(fd, DMA_BUF_SYNC_READ));
 	close(works("deriving another O_RDONLY fd", derive(fd, O_RDONLY)));
 
