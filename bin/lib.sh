@@ -41,7 +41,16 @@ need_space() {
 		die "$1 has $have GiB free and this step needs $2 GiB: free some space, or move the cache with CACHE=DIR"
 }
 
-# git without the user's configuration: what it writes must be the same everywhere
+# git without the user's configuration, ~/.config/git and the caller's repository (a hook sets it):
+# what it writes must be the same everywhere
+# shellcheck disable=SC2046
+! command -v git >/dev/null || unset $(git rev-parse --local-env-vars)
+unset GIT_EXTERNAL_DIFF GIT_DIFF_OPTS
+export GIT_CONFIG_COUNT=4 \
+	GIT_CONFIG_KEY_0=core.excludesFile GIT_CONFIG_VALUE_0=/dev/null \
+	GIT_CONFIG_KEY_1=core.attributesFile GIT_CONFIG_VALUE_1=/dev/null \
+	GIT_CONFIG_KEY_2=safe.directory GIT_CONFIG_VALUE_2='*' \
+	GIT_CONFIG_KEY_3=gc.auto GIT_CONFIG_VALUE_3=0
 pgit() {
 	GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 git "$@"
 }

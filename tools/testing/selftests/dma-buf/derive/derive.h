@@ -76,6 +76,16 @@ static inline int udmabuf_alloc(size_t size)
 	return fd;
 }
 
+static inline int try_mmap(int fd, size_t size, int prot, int flags)
+{
+	void *p = mmap(NULL, size, prot, flags, fd, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	munmap(p, size);
+	return 0;
+}
+
 static inline int sync_cpu(int fd, unsigned int flags)
 {
 	struct dma_buf_sync sync = { .flags = flags };

@@ -78,16 +78,6 @@ static void fill_frame(int fd, uint8_t *p, int nr)
 	tell("wrote frame %d", nr);
 }
 
-static int try_mmap(int fd, int prot, int flags)
-{
-	void *p = mmap(NULL, SIZE, prot, flags, fd, 0);
-
-	if (p == MAP_FAILED)
-		return -errno;
-	munmap(p, SIZE);
-	return 0;
-}
-
 static int try_mprotect(void *p)
 {
 	return mprotect(p, SIZE, PROT_READ | PROT_WRITE) ? -errno : 0;
@@ -177,7 +167,7 @@ static void attempts(int fd, volatile uint8_t *p)
 {
 	void *addr = (void *)p;
 
-	refused("mmap() for writing", try_mmap(fd, PROT_READ | PROT_WRITE, MAP_SHARED), EACCES);
+	refused("mmap() for writing", try_mmap(fd, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED), EACCES);
 	refused("mprotect() for writing", try_mprotect(addr), EACCES);
 	refused("writing through /proc/self/mem", write_proc_mem(addr, 0x55), EIO);
 	refused("writing with ptrace()", try_ptrace(addr), EIO);

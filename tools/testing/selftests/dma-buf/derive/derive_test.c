@@ -34,16 +34,6 @@ static struct dma_buf_derive *readonly_arg(unsigned int flags)
 	return mprotect(arg, getpagesize(), PROT_READ) ? NULL : arg;
 }
 
-static int try_mmap(int fd, int prot, int flags)
-{
-	void *p = mmap(NULL, SIZE, prot, flags, fd, 0);
-
-	if (p == MAP_FAILED)
-		return -errno;
-	munmap(p, SIZE);
-	return 0;
-}
-
 static int lowest_fd(void)
 {
 	int fd = dup(0);
@@ -258,18 +248,18 @@ TEST_F(derive, mmap)
 {
 	const int ro = PROT_READ, wo = PROT_WRITE, rw = PROT_READ | PROT_WRITE;
 
-	EXPECT_EQ(0, try_mmap(self->ro, ro, MAP_SHARED));
-	EXPECT_EQ(-EACCES, try_mmap(self->ro, rw, MAP_SHARED));
-	EXPECT_EQ(-EACCES, try_mmap(self->ro, wo, MAP_SHARED));
-	EXPECT_EQ(-EACCES, try_mmap(self->ro, rw, MAP_SHARED_VALIDATE));
+	EXPECT_EQ(0, try_mmap(self->ro, SIZE, ro, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->ro, SIZE, rw, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->ro, SIZE, wo, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->ro, SIZE, rw, MAP_SHARED_VALIDATE));
 
-	EXPECT_EQ(-EACCES, try_mmap(self->wo, ro, MAP_SHARED));
-	EXPECT_EQ(-EACCES, try_mmap(self->wo, wo, MAP_SHARED));
-	EXPECT_EQ(-EACCES, try_mmap(self->wo, rw, MAP_SHARED));
-	EXPECT_EQ(-EACCES, try_mmap(self->wo, ro, MAP_PRIVATE));
+	EXPECT_EQ(-EACCES, try_mmap(self->wo, SIZE, ro, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->wo, SIZE, wo, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->wo, SIZE, rw, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->wo, SIZE, ro, MAP_PRIVATE));
 
-	EXPECT_EQ(0, try_mmap(self->rw, ro, MAP_SHARED));
-	EXPECT_EQ(0, try_mmap(self->rw, rw, MAP_SHARED));
+	EXPECT_EQ(0, try_mmap(self->rw, SIZE, ro, MAP_SHARED));
+	EXPECT_EQ(0, try_mmap(self->rw, SIZE, rw, MAP_SHARED));
 
 	/* The end of the buffer is where it was */
 	EXPECT_EQ(MAP_FAILED, mmap(NULL, SIZE + getpagesize(), ro, MAP_SHARED, self->ro, 0));
@@ -470,7 +460,7 @@ TEST_F(derive, reopen)
 	path = reopen(self->ro, O_PATH);
 	ASSERT_GE(path, 0);
 	EXPECT_EQ(-EBADF, derive(path, O_RDONLY));
-	EXPECT_EQ(-EBADF, try_mmap(path, PROT_READ, MAP_SHARED));
+	EXPECT_EQ(-EBADF, try_mmap(path, SIZE, PROT_READ, MAP_SHARED));
 	for (i = 0; i < 3; i++)
 		EXPECT_EQ(-ENXIO, reopen(path, mode[i]));
 	close(path);
@@ -635,8 +625,8 @@ TEST_F(derive, last_user)
 	EXPECT_EQ(1, buffer_exists(ino));
 	fd = recv_fd(sock[1]);
 	ASSERT_GE(fd, 0);
-	EXPECT_EQ(0, try_mmap(fd, PROT_READ, MAP_SHARED));
-	EXPECT_EQ(-EACCES, try_mmap(fd, PROT_READ | PROT_WRITE, MAP_SHARED));
+	EXPECT_EQ(0, try_mmap(fd, SIZE, PROT_READ, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(fd, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED));
 	EXPECT_EQ(-EACCES, derive(fd, O_RDWR));
 	close(fd);
 	/* the second one is never received */
@@ -800,8 +790,8 @@ TEST_F(legacy, rdonly_is_for_mmap_only)
 {
 	int vgem = open_drm("vgem");
 
-	EXPECT_EQ(0, try_mmap(self->ro, PROT_READ, MAP_SHARED));
-	EXPECT_EQ(-EACCES, try_mmap(self->ro, PROT_READ | PROT_WRITE, MAP_SHARED));
+	EXPECT_EQ(0, try_mmap(self->ro, SIZE, PROT_READ, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->ro, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED));
 	EXPECT_EQ(0, sync_cpu(self->ro, DMA_BUF_SYNC_RW));
 	EXPECT_EQ(0, sync_cpu(self->ro, DMA_BUF_SYNC_RW | DMA_BUF_SYNC_END));
 	EXPECT_EQ(0, import_sync_file(self->ro, DMA_BUF_SYNC_RW));
@@ -839,7 +829,7 @@ TEST_F(legacy, wronly_is_for_mmap_only)
 {
 	int vgem = open_drm("vgem");
 
-	EXPECT_EQ(-EACCES, try_mmap(self->wo, PROT_WRITE, MAP_SHARED));
+	EXPECT_EQ(-EACCES, try_mmap(self->wo, SIZE, PROT_WRITE, MAP_SHARED));
 	EXPECT_EQ(0, sync_cpu(self->wo, DMA_BUF_SYNC_RW));
 	EXPECT_EQ(0, import_sync_file(self->wo, DMA_BUF_SYNC_RW));
 	EXPECT_EQ(0, set_name(self->wo, "legacy"));
