@@ -10,7 +10,7 @@
  * kselftest's own runner.sh is not used: under it a test that outlives its
  * timeout in a process group of its own holds the pipe, and so the run, forever,
  * and it flattens the nesting of KTAP. Its conventions are kept: the list of the
- * installed tests, "settings", KSELFTEST_<PROG>_ARGS, exit code 4 for SKIP.
+ * installed tests, "settings", exit code 4 for SKIP.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

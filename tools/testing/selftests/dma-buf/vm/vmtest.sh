@@ -172,9 +172,8 @@ build_tests()
 
 build_guest()
 {
-	local g=$out/guest
+	local g=$out/guest f
 	mkdir -p "$g/bin" "$g/vm" "$g/lib"
-	local f
 	for f in busybox bash-static; do
 		! readelf -l "$(command -v $f)" | grep -q INTERP || die "$f is linked dynamically: install busybox-static and bash-static"
 	done
@@ -203,18 +202,13 @@ tests_of()
 	done
 }
 
-all_tests()
-{
-	tests_of "$vm"/tests.d/*
-}
-
 # select_tests: those that -t names, or all of the topics
 select_tests()
 {
 	local t found line coll files
 	mapfile -t files < <(data_files tests.d '')
 	[ ${#tests[@]} -gt 0 ] || { tests_of "${files[@]}"; return; }
-	all_tests >"$out/all" || return 1
+	tests_of "$vm"/tests.d/* >"$out/all" || return 1
 	for t in "${tests[@]}"; do
 		found=0
 		while IFS= read -r line; do
