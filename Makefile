@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 # The front door. "make" alone tells what there is.
 
-export CACHE LINUX TARBALL ARCH CONFIG TREE TOPIC TESTS TEST PROG ARGS BASE
+export CACHE LINUX TARBALL ARCH CONFIG TREE TOPIC TESTS TEST PROG ARGS CMDLINE DT BASE VMTEST_SCALE VMTEST_TIMEOUT
 
-.PHONY: help run check vm shell tree refresh prove
+.PHONY: help run check check-full vm shell tree refresh prove
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make run      play the demonstration on the patched kernel, in QEMU'
 	@echo 'make check    the tests: everything that a submission must pass'
+	@echo 'make check-full  the same on every architecture and configuration, on the base too (hours)'
 	@echo 'make vm       one VM run: ARCH= CONFIG= TREE=base|series TOPIC= TESTS="..."'
+	@echo '              CMDLINE="swiotlb=force" DT=FILE: kernel command line, device tree overlay'
 	@echo '              PROG=FILE [ARGS="..."] runs a static program instead of the tests'
 	@echo 'make shell    the same with a shell on the console'
 	@echo 'make prove    TEST=x: fails on the base, passes on the series'
@@ -22,6 +24,9 @@ run:
 
 check:
 	@bin/check
+
+check-full:
+	@bin/check --full
 
 vm:
 	@bin/vm

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-/* What checks/30-verdict runs in the guest: one program, one misbehaviour each */
+/* What checks/30-runner runs in the guest: one program, one behaviour each */
+#define _GNU_SOURCE
+#include <dirent.h>
 #include <fcntl.h>
+#include <linux/dma-buf.h>
+#include <linux/udmabuf.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/reboot.h>
 
 static int put(const char *path, const char *text)
@@ -16,6 +22,59 @@ static int put(const char *path, const char *text)
 		return 1;
 	}
 	return 0;
+}
+
+/* The heaps are exactly those of argv */
+static int heaps(char **argv)
+{
+	int wrong = 0, found = 0, wanted = 0;
+	DIR *dir = opendir("/dev/dma_heap");
+	struct dirent *e;
+
+	while (dir && (e = readdir(dir))) {
+		char **a = argv;
+
+		if (e->d_name[0] == '.')
+			continue;
+		while (*a && strcmp(*a, e->d_name))
+			a++;
+		printf("heap %s%s\n", e->d_name, *a ? "" : ", unexpected");
+		wrong |= !*a;
+		found++;
+	}
+	while (*argv++)
+		wanted++;
+	if (found != wanted)
+		printf("%d heaps, expected %d\n", found, wanted);
+	return wrong || found != wanted;
+}
+
+static long bounced(void)
+{
+	FILE *f = fopen("/sys/kernel/debug/swiotlb/io_tlb_used", "r");
+	long n = -1;
+
+	if (!f || fscanf(f, "%ld", &n) != 1)
+		perror("io_tlb_used");
+	return n;
+}
+
+/* A DMA mapping goes through the bounce buffers, as swiotlb=force says */
+static int swiotlb(void)
+{
+	struct dma_buf_sync sync = { .flags = DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW };
+	struct udmabuf_create create = { .size = 4096 };
+	long before = bounced();
+	int fd;
+
+	create.memfd = memfd_create("buffer", MFD_ALLOW_SEALING);
+	if (ftruncate(create.memfd, 4096) || fcntl(create.memfd, F_ADD_SEALS, F_SEAL_SHRINK))
+		return 1;
+	fd = ioctl(open("/dev/udmabuf", O_RDWR), UDMABUF_CREATE, &create);
+	if (fd < 0 || ioctl(fd, DMA_BUF_IOCTL_SYNC, &sync))
+		return 1;
+	printf("bounce buffers in use: %ld, then %ld\n", before, bounced());
+	return before < 0 || bounced() <= before;
 }
 
 int main(int argc, char **argv)
@@ -54,6 +113,10 @@ int main(int argc, char **argv)
 		       put("/sys/kernel/debug/provoke-crash/DIRECT", "WARNING");
 	if (!strcmp(what, "panic"))
 		return put("/proc/sysrq-trigger", "c");
+	if (!strcmp(what, "heaps"))
+		return heaps(argv + 2);
+	if (!strcmp(what, "swiotlb"))
+		return swiotlb();
 	if (!strcmp(what, "vanish"))	/* no exit record */
 		return reboot(RB_POWER_OFF);
 	return 1;

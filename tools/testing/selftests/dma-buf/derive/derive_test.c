@@ -672,7 +672,14 @@ TEST_F(derive, epoll)
 }
 
 #define THREADS 4
-#define ROUNDS 2500
+
+/* A thread's rounds; VMTEST_SCALE (of vm/vmtest.sh) asks for more */
+static int rounds(void)
+{
+	const char *scale = getenv("VMTEST_SCALE");
+
+	return 2500 * (scale && atoi(scale) > 1 ? atoi(scale) : 1);
+}
 
 struct worker {
 	pthread_t thread;
@@ -714,7 +721,7 @@ static void *work(void *arg)
 	int i, own;
 
 	/* Mostly on a buffer that all threads share, at times on its own */
-	for (i = 0; i < ROUNDS && !w->error; i++) {
+	for (i = 0; i < rounds() && !w->error; i++) {
 		if (i % 50) {
 			w->error = one_round(w->shared, i);
 			continue;
@@ -726,7 +733,8 @@ static void *work(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(derive, ten_thousand_rounds, 300)
+/* The limit that counts is that of settings */
+TEST_F_TIMEOUT(derive, ten_thousand_rounds, 36000)
 {
 	struct worker w[THREADS];
 	struct counts before, after;
@@ -749,7 +757,7 @@ TEST_F_TIMEOUT(derive, ten_thousand_rounds, 300)
 	}
 	after = count_objects();
 	TH_LOG("before and after %d rounds: files %ld %ld, dentries %ld %ld, inodes %ld %ld, dma-bufs %ld %ld",
-	       THREADS * ROUNDS, before.files, after.files, before.dentries,
+	       THREADS * rounds(), before.files, after.files, before.dentries,
 	       after.dentries, before.inodes, after.inodes, before.buffers,
 	       after.buffers);
 	EXPECT_STREQ("4", fdinfo(self->buf, "count"));

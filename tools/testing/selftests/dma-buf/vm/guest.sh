@@ -4,19 +4,20 @@
 # output goes to the port "ktap", "finish" after them, to the port "record".
 set -u
 
-vfio_bind() # VENDOR:DEVICE... prints the addresses of the functions
+vfio_bind() # NAME VENDOR:DEVICE: all such functions; their addresses to VMTEST_NAME_BDF
 {
+	bdf=
 	for dev in /sys/bus/pci/devices/*; do
-		id=$(cut -c3- "$dev/vendor"):$(cut -c3- "$dev/device")
-		case " $* " in *" $id "*) ;; *) continue ;; esac
+		[ "$(cut -c3- "$dev/vendor"):$(cut -c3- "$dev/device")" = "$2" ] || continue
 		echo vfio-pci >"$dev/driver_override"
 		echo "${dev##*/}" >/sys/bus/pci/drivers_probe
 		[ "$(basename "$(readlink "$dev/driver")")" = vfio-pci ] || {
-			echo "# setup: ${dev##*/} ($id) was not bound to vfio-pci" >&2
+			echo "# setup: ${dev##*/} ($2) was not bound to vfio-pci" >&2
 			return 1
 		}
-		echo "${dev##*/}"
+		bdf="$bdf${bdf:+ }${dev##*/}"
 	done
+	echo "VMTEST_$1_BDF=$bdf" >>/tmp/env
 }
 
 setup()
@@ -29,15 +30,12 @@ setup()
 	done </vm/job/modules
 	# libvfio and the IOMMU tests want huge pages, udmabuf's 1024 of them
 	echo 1024 >/proc/sys/vm/nr_hugepages
-	edu=$(vfio_bind 1234:11e8) || return 1
-	ivshmem=$(vfio_bind 1af4:1110) || return 1
+	vfio_bind IVSHMEM 1af4:1110 || return 1
+	vfio_bind NVME 1b36:0010 || return 1
+	vfio_bind BOCHS 1234:1111 || return 1
+	vfio_bind EDU 1234:11e8 || return 1
 	# libvfio cannot map the 256-byte BAR of ivshmem, so its tests get edu
-	# shellcheck disable=SC2086
-	set -- $edu
-	echo "VFIO_SELFTESTS_BDF=${1:-}" >/tmp/env
-	# shellcheck disable=SC2086
-	set -- $ivshmem
-	echo "VMTEST_IVSHMEM_BDF=${1:-}" >>/tmp/env
+	echo "VFIO_SELFTESTS_BDF=${bdf%% *}" >>/tmp/env
 	dma_errors >/tmp/dma_errors
 	dmesg -n 8
 }

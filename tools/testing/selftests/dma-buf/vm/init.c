@@ -35,7 +35,7 @@
 #define MAX_LINE 4096
 
 static int ktap = -1, record = -1;
-static int scale = 1;
+static int slow = 1, scale = 1;
 
 static void power_off(void)
 {
@@ -208,7 +208,7 @@ static bool drain(const char *name, int fd, char *buf, size_t *len)
  */
 static void kill_all(void)
 {
-	long end = now_ms() + 10000 * scale;
+	long end = now_ms() + 10000 * slow;
 	static bool stuck;
 	pid_t pid;
 
@@ -300,7 +300,7 @@ static int test_timeout(const char *dir)
 		sscanf(line, "timeout=%d", &timeout);
 	if (f)
 		fclose(f);
-	return (timeout ?: 3600) * scale;
+	return (timeout ?: 3600) * slow * scale;
 }
 
 /* line: COLLECTION:PROG [ARG...], which is the name of the test too */
@@ -425,7 +425,7 @@ static void run_prog(void)
 		argv[n++] = strdup(line);
 	}
 	status = run_plain(argv, ktap, getenv("vmtest_timeout") ?
-			   atoi(getenv("vmtest_timeout")) : 600 * scale);
+			   atoi(getenv("vmtest_timeout")) : 600 * slow * scale);
 	putf(record, status < 0 ? "prog timeout\n" : "prog %d\n", status);
 }
 
@@ -455,7 +455,8 @@ int main(void)
 	setenv("HOME", "/tmp", 1);
 	setrlimit(RLIMIT_MEMLOCK, &unlimited);
 	mode = getenv("vmtest_mode") ?: "tests";
-	scale = atoi(getenv("vmtest_scale") ?: "1");
+	slow = atoi(getenv("vmtest_slow") ?: "1");
+	scale = atoi(getenv("VMTEST_SCALE") ?: "1");
 
 	ktap = open_port("ktap");
 	record = open_port("record");

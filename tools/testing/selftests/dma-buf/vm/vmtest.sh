@@ -14,7 +14,8 @@ unset KBUILD_OUTPUT O CFLAGS LDFLAGS OUTPUT
 vm=$(realpath "$(dirname "$0")")
 tests_tree=$(realpath "$vm/../../../../..")
 kernel_tree=$tests_tree
-arch=$(uname -m)
+host=$(uname -m | sed s/aarch64/arm64/)
+arch=$host
 config=plain
 out=
 tests_out=
@@ -26,9 +27,14 @@ tests=()
 prog=
 args=()
 record=
+dt=
+cmdline=
+sysroot=${VMTEST_SYSROOT:-}
+without=()
 nobuild=
 cpus=1
-scale=${VMTEST_SCALE:-4}
+memory=4G
+scale=${VMTEST_SCALE:-1}
 jobs=$(nproc)
 
 usage()
@@ -43,9 +49,16 @@ $0 [options] [-p PROG [ARG...]]
   -p PROG    run a static program as root instead of the tests; what it prints
              appears unchanged, its exit status is the result
   -i         an interactive shell on the serial console instead of the tests
-  -a ARCH    $(known arch .sh)(default: $(uname -m))
-  -c CONFIG  $(known config .config)(default: plain)
+  -a ARCH    $(known arch .sh)(default: $host)
+  -c CONFIG  $(known configs .config)(default: plain)
   -s CPUS    default: 1
+  -A WORDS   more words for the kernel's command line, such as swiotlb=force
+             or cma=16M
+  -D FILE    the machine's device tree gets this overlay instead of the one
+             in dt/ that the architecture names ("": none)
+  -S DIR     libraries and static programs of the guest's architecture stand
+             here (usr/include, usr/lib/TRIPLET, bin); needed where it is not
+             the host's
   -k TREE    kernel source (default: the tree of this script). The tests are
              those of this script's tree all the same.
   -T TOPICS  the topics that TREE has, separated by spaces (default: all that
@@ -54,8 +67,9 @@ $0 [options] [-p PROG [ARG...]]
   -o DIR     build here (default: vm/build/ARCH-CONFIG next to this script)
   -O DIR     build the tests here (default: that of -o)
   -r FILE    write the results as a record to compare with (expect.d/)
-Environment: VMTEST_SCALE multiplies the time limits (default 4, for TCG),
-VMTEST_TIMEOUT sets that of each test in seconds.
+Environment: VMTEST_SCALE multiplies the rounds of stress tests and all time
+limits (default 1), VMTEST_TIMEOUT sets the limit of each test in seconds,
+VMTEST_SYSROOT is that of -S.
 Exit code: 0 pass, 1 a test failed, 2 infrastructure or usage, 3 kernel splat,
 crash or leak, 4 nothing was tested.
 USAGE
@@ -100,19 +114,21 @@ keyword()
 	sed -n "s/^$word //p" "$@"
 }
 
-# data_files DIR SUFFIX: the files of the base and of the topics, in that order
+# data_files DIR SUFFIX...: the files of the base and of the topics, in that order
 data_files()
 {
-	local t
+	local t f
 	for t in base $topics; do
-		[ ! -f "$vm/$1/$t$2" ] || echo "$vm/$1/$t$2"
+		for f in "${@:2}"; do
+			[ ! -f "$vm/$1/$t$f" ] || echo "$vm/$1/$t$f"
+		done
 	done
 }
 
 # fragments: later topics may only add to the configuration
 fragments()
 {
-	printf '%s\n' "$vm/kernel.config" "$vm/arch/$arch.config" "$vm/config/$config.config"
+	printf '%s\n' "$vm/kernel.config" "$vm/arch/$kernel_arch.config" "$vm/configs/$config.config"
 	data_files config.d .config
 }
 
@@ -158,33 +174,37 @@ build_kernel()
 
 build_tests()
 {
-	local b=$tests_out/tests targets
+	local b=$tests_out/tests targets user=(USERLDFLAGS=-static)
+	[ -z "$sysroot" ] || user=(USERCFLAGS="-I$sysroot/usr/include" USERLDFLAGS="-static -L$sysroot/usr/lib/$triplet")
 	# Of all topics, so that a test can be run on a kernel that lacks its topic
 	targets=$(keyword target "$vm"/tests.d/* | paste -sd' ')
 	say "building the tests of $tests_tree (log: $out/tests.log)"
 	mkdir -p "$b/build"
-	quietly headers.log make -C "$tests_tree" O="$b/build" ARCH="$kernel_arch" -j"$jobs" headers
+	quietly headers.log make -C "$tests_tree" O="$b/build" ARCH="$user_arch" -j"$jobs" headers
 	rm -rf "$b/root"
-	quietly tests.log make -C "$tests_tree/tools/testing/selftests" O="$b/build" ARCH="$kernel_arch" \
-		CROSS_COMPILE="$cross_compile" TARGETS="$targets" FORCE_TARGETS=1 \
-		USERLDFLAGS=-static INSTALL_PATH="$b/root/kselftest" install
+	quietly tests.log make -C "$tests_tree/tools/testing/selftests" O="$b/build" ARCH="$user_arch" \
+		CROSS_COMPILE="$user_cross" TARGETS="$targets" FORCE_TARGETS=1 \
+		"${user[@]}" INSTALL_PATH="$b/root/kselftest" install
+	install -D "$vm/kunit.sh" "$b/root/kselftest/kunit/run"
+	echo timeout=300 >"$b/root/kselftest/kunit/settings"
 }
 
 build_guest()
 {
-	local g=$out/guest f
+	local g=$out/guest f path
 	mkdir -p "$g/bin" "$g/vm" "$g/lib"
 	for f in busybox bash-static; do
-		! readelf -l "$(command -v $f)" | grep -q INTERP || die "$f is linked dynamically: install busybox-static and bash-static"
+		path=$sysroot/bin/$f
+		[ -n "$sysroot" ] || path=$(command -v $f)
+		! readelf -l "$path" | grep -q INTERP || die "$path is linked dynamically: install busybox-static and bash-static"
+		cp "$path" "$g/bin/${f%-static}"
 	done
-	cp "$(command -v busybox)" "$g/bin/busybox"
-	cp "$(command -v bash-static)" "$g/bin/bash"
 	ln -sf busybox "$g/bin/sh"
 	# shellcheck disable=SC2016
 	printf '#!/bin/sh\n# memfd/run_fuse_test.sh calls: fusermount -u DIR\numount "$2"\n' >"$g/bin/fusermount"
 	chmod +x "$g/bin/fusermount"
 	cp "$vm/guest.sh" "$g/vm/"
-	quietly init.log "${cross_compile}gcc" -static -O2 -Wall -o "$g/init" "$vm/init.c"
+	quietly init.log "${user_cross}gcc" -static -O2 -Wall -o "$g/init" "$vm/init.c"
 }
 
 # tests_of FILE...: what the files of tests.d name, COLLECTION:PROG [ARG...] a line
@@ -193,6 +213,7 @@ tests_of()
 	local f target
 	for f; do
 		for target in $(keyword target "$f"); do
+			[[ " ${without[*]} " != *" $target "* ]] || continue
 			grep "^$target:" "$tests_out/tests/root/kselftest/kselftest-list.txt" || {
 				say "the suite '$target' of $f has no tests"
 				return 1
@@ -257,19 +278,36 @@ job()
 	rm "$run/guest.cpio" "$run/tests.cpio" "$run/job.cpio"
 }
 
+# slowness: how much longer than on a real machine things take
+slowness()
+{
+	local factor=4
+	[ "$(accel)" = tcg ] || factor=1
+	echo $((factor * $(keyword '# slow' "$vm/configs/$config.config" | grep . || echo 1)))
+}
+
 # limit: seconds after which QEMU is ended: what the tests may take, and some more
 limit()
 {
-	local sum=0 dir t
+	local sum=0 dir t	# and slow, of boot()
 	while IFS= read -r t; do
 		dir=$tests_out/tests/root/kselftest/${t%%:*}
 		t=$(sed -n 's/^timeout=//p' "$dir/settings" 2>/dev/null || true)
 		[ "${t:-45}" != 0 ] || t=3600
-		sum=$((sum + ${VMTEST_TIMEOUT:-$((${t:-45} * scale))}))
+		sum=$((sum + ${VMTEST_TIMEOUT:-$((${t:-45} * slow * scale))}))
 	done < <(cat "$run/job/vm/job/tests" 2>/dev/null)
-	[ "$mode" != prog ] || sum=${VMTEST_TIMEOUT:-$((600 * scale))}
+	[ "$mode" != prog ] || sum=${VMTEST_TIMEOUT:-$((600 * slow * scale))}
 	[ "$mode" != shell ] || sum=864000
-	echo $((sum + 180 * scale))
+	echo $((sum + 180 * slow))
+}
+
+# kvm_boots: QEMU's own exit status says nothing
+kvm_boots()
+{
+	timeout 15 "$qemu" "${machine[@]}" -accel kvm -m 1G -nodefaults -display none \
+		-no-reboot -serial stdio -kernel "$out/kernel/$kernel_image" \
+		-append "console=$console panic=-1" </dev/null >"$out/kvm.log" 2>&1 || true
+	grep -q 'Unable to mount root' "$out/kvm.log"
 }
 
 # accel: KVM if this kernel boots under it up to the lack of a root, else TCG.
@@ -280,10 +318,8 @@ accel()
 	host="$(cat /proc/sys/kernel/random/boot_id) $qemu"
 	if [ "$(head -n 1 "$answer" 2>/dev/null)" != "$host" ]; then
 		printf '%s\ntcg\n' "$host" >"$answer.new"
-		if [ "$kernel_arch" = "$(uname -m)" ] && [ -w /dev/kvm ] &&
-		   timeout 15 "$qemu" "${machine[@]}" -accel kvm -m 1G -nodefaults -display none \
-			-no-reboot -serial stdio -kernel "$out/kernel/$kernel_image" \
-			-append "console=$console panic=-1" </dev/null 2>&1 | grep -q 'Unable to mount root'; then
+		if [ "$kernel_arch" = "$host" ] && [ -w /dev/kvm ] &&
+		   kvm_boots; then
 			printf '%s\nkvm\n' "$host" >"$answer.new"
 		fi
 		mv "$answer.new" "$answer"
@@ -291,31 +327,61 @@ accel()
 	tail -n 1 "$answer"
 }
 
+# device_tree: the machine's own tree with our overlay
+device_tree()
+{
+	local tree=$run/dt
+	quietly dt.log "$qemu" "${machine[@]}" -M "dumpdtb=$tree.machine" -m "$memory" -smp "$cpus" \
+		-nodefaults -display none
+	quietly dt.log dtc -q -I dts -O dtb -o "$tree.overlay" "$dt"
+	quietly dt.log fdtoverlay -i "$tree.machine" -o "$tree" "$tree.overlay"
+	cmd+=(-dtb "$tree")
+}
+
+# The PCI functions; README.rst tells what each is for
+devices=(
+	-device "pcie-root-port,id=rp1,chassis=1"
+	-device "edu,bus=rp1,dma_mask=0xffffffffffffffff"
+	-device "pcie-root-port,id=rp2,chassis=2"
+	-object "memory-backend-file,id=ivshmem,size=4M,share=on,mem-path=ivshmem"
+	-device "ivshmem-plain,bus=rp2,memdev=ivshmem"
+	-device "pcie-root-port,id=rp3,chassis=3"
+	-device "edu,bus=rp3,addr=0.0,multifunction=on,dma_mask=0xffffffffffffffff"
+	-object "memory-backend-file,id=ivshmem2,size=1G,share=on,mem-path=ivshmem2"
+	-device "ivshmem-plain,bus=rp3,addr=0.1,memdev=ivshmem2"
+	-device "pcie-root-port,id=rp4,chassis=4"
+	-object "memory-backend-ram,id=pmr,size=16M,share=on"
+	-device "nvme,bus=rp4,serial=vmtest,pmrdev=pmr"
+	-device "pcie-root-port,id=rp5,chassis=5"
+	-device "bochs-display,bus=rp5"
+)
+
 boot()
 {
-	local serial=(-serial "file:$run/serial") ktap=(-chardev "file,id=ktap,path=/dev/stdout") cmd status=0
+	local slow serial=(-serial "file:$run/serial") ktap=(-chardev "file,id=ktap,path=/dev/stdout") cmd status=0
 	[ "$mode" != shell ] || {
 		serial=(-serial mon:stdio)
 		ktap=(-chardev "file,id=ktap,path=$run/ktap")
 	}
+	slow=$(slowness)
 	truncate -s 4M "$run/ivshmem"
-	cmd=("$qemu" "${machine[@]}" -accel "$(accel)" -m 4G -smp "$cpus"
+	truncate -s 1G "$run/ivshmem2"
+	cmd=("$qemu" "${machine[@]}" -accel "$(accel)" -m "$memory" -smp "$cpus"
 		-nodefaults -no-user-config -display none -no-reboot
 		-kernel "$out/kernel/$kernel_image" -initrd "$run/initrd"
-		-append "console=$console panic=-1 $append vmtest_mode=$mode vmtest_scale=$scale${VMTEST_TIMEOUT:+ vmtest_timeout=$VMTEST_TIMEOUT}"
+		-append "console=$console panic=-1 $append $cmdline vmtest_mode=$mode vmtest_slow=$slow VMTEST_SCALE=$scale${VMTEST_TIMEOUT:+ vmtest_timeout=$VMTEST_TIMEOUT}"
 		"${serial[@]}" "${ktap[@]}" -device virtio-serial-pci
 		-device "virtserialport,chardev=ktap,name=ktap"
 		-chardev "file,id=record,path=$run/record"
 		-device "virtserialport,chardev=record,name=record"
-		-device "pcie-root-port,id=rp1,chassis=1,slot=1"
-		-device "edu,bus=rp1,dma_mask=0xffffffffffffffff"
-		-object "memory-backend-file,id=ivshmem,size=4M,share=on,mem-path=$run/ivshmem"
-		-device "pcie-root-port,id=rp2,chassis=2,slot=2"
-		-device "ivshmem-plain,bus=rp2,memdev=ivshmem"
-		-device "qxl,ram_size=16777216,vram_size=8388608,vgamem_mb=8")
-	printf '%q ' "${cmd[@]}" >"$run/command"
+		"${devices[@]}")
+	[ -z "$dt" ] || device_tree
+	printf '%q ' cd "$run" >"$run/command"
+	printf '&& ' >>"$run/command"
+	printf '%q ' "${cmd[@]}" >>"$run/command"
 	say "$(cat "$run/command")"
 	touch "$run/ktap" "$run/serial" "$run/record"
+	cd "$run"
 	case $mode in
 	shell) "${cmd[@]}" || status=$? ;;
 	demo) timeout --foreground -k 10 "$(limit)" "${cmd[@]}" </dev/null 2>"$run/qemu" |
@@ -325,10 +391,19 @@ boot()
 	echo $status >"$run/status"
 }
 
+# decode: the traces in the log of the kernel with file and line
+decode()
+{
+	grep -q 'Call trace:\|Call Trace:' "$run/serial" || return 0
+	CROSS_COMPILE=$cross_compile "$kernel_tree/scripts/decode_stacktrace.sh" "$out/kernel/vmlinux" \
+		"$kernel_tree" "$out/kernel" <"$run/serial" >"$run/serial.decoded" 2>"$run/decode" ||
+		say "the traces could not be decoded: see $run/decode"
+}
+
 verdict()
 {
 	local expect opt=()
-	mapfile -t expect < <(data_files expect.d ".$arch.$config")
+	mapfile -t expect < <(data_files expect.d '' ".$arch" ".$config" ".$arch.$config")
 	[ "$mode" != prog ] || opt=(--prog "$(basename "$prog")")
 	[ -z "$record" ] || opt+=(--record "$record")
 	[ "$mode" != tests ] || [ ${#tests[@]} -gt 0 ] || opt+=(--all)
@@ -336,7 +411,7 @@ verdict()
 		--run "$run" --splats "$vm/splats" "${opt[@]}" "${expect[@]}"
 }
 
-while getopts t:lndp:ia:c:s:k:T:o:O:r:h opt; do
+while getopts t:lndp:ia:c:s:A:D:S:k:T:o:O:r:h opt; do
 	case $opt in
 	t) tests+=("$OPTARG") ;;
 	l) mode=list ;;
@@ -347,6 +422,9 @@ while getopts t:lndp:ia:c:s:k:T:o:O:r:h opt; do
 	a) arch=$OPTARG ;;
 	c) config=$OPTARG ;;
 	s) cpus=$OPTARG ;;
+	A) cmdline=$OPTARG ;;
+	D) dt=${OPTARG:-none} ;;
+	S) sysroot=$OPTARG ;;
 	k) kernel_tree=$OPTARG ;;
 	T) topics=$OPTARG ;;
 	o) out=$OPTARG ;;
@@ -361,7 +439,7 @@ args=("$@")
 [ "$mode" = prog ] || [ $# = 0 ] || { usage >&2; exit 2; }
 
 [ -f "$vm/arch/$arch.sh" ] || die "unknown architecture '$arch'; there is: $(known arch .sh)"
-[ -f "$vm/config/$config.config" ] || die "unknown config '$config'; there is: $(known config .config)"
+[ -f "$vm/configs/$config.config" ] || die "unknown config '$config'; there is: $(known configs .config)"
 [ -f "$kernel_tree/Kbuild" ] || die "$kernel_tree is no kernel tree"
 kernel_tree=$(realpath "$kernel_tree")
 for n in "$scale" "$cpus" "${VMTEST_TIMEOUT:-1}"; do
@@ -374,6 +452,21 @@ for n in "${args[@]}"; do
 done
 # shellcheck source=arch/x86_64.sh
 . "$vm/arch/$arch.sh"
+case $dt in
+none) dt= ;;
+'') [ -z "$default_dt" ] || dt=$vm/dt/$default_dt ;;
+*)
+	[ -f "$dt" ] || die "-D: there is no file '$dt'"
+	dt=$(realpath "$dt")
+	;;
+esac
+[ -z "$dt" ] || [ -n "$default_dt" ] || die "-D: the machine of $arch has no device tree"
+if [ -n "$sysroot" ]; then
+	sysroot=$(realpath "$sysroot")
+	[ -x "$sysroot/bin/busybox" ] || die "-S: $sysroot has no bin/busybox: see README.rst"
+elif [ "$user_arch" != "$host" ]; then
+	die "$arch needs a folder of its libraries and static programs: -S, see README.rst"
+fi
 if [ "$mode" = prog ]; then
 	[ -f "$prog" ] || die "PROG: there is no file '$prog'"
 	readelf -h "$prog" 2>/dev/null | grep -q "Machine: .*$elf_machine" ||
@@ -384,14 +477,23 @@ fi
 
 out=$(realpath -m "${out:-$vm/build/$arch-$config}")
 tests_out=$(realpath -m "${tests_out:-$out}")
-for tool in "$qemu" "${cross_compile}gcc" make flex bison bc cpio rsync depmod busybox bash-static python3 readelf; do
+[ -z "$record" ] || record=$(realpath -m "$record")
+tools=("$qemu" "${cross_compile}gcc" "${user_cross}gcc" make flex bison bc cpio rsync depmod python3 readelf)
+[ -n "$sysroot" ] || tools+=(busybox bash-static)
+[ -z "$dt" ] || tools+=(dtc fdtoverlay)
+for tool in "${tools[@]}"; do
 	command -v "$tool" >/dev/null || die "the program '$tool' is missing: see README.rst for the packages"
 done
 cc=${cross_compile}gcc
 ! command -v ccache >/dev/null || cc="ccache $cc"
+# pkg-config's answers are those for the guest
+if [ -n "$sysroot" ]; then
+	export PKG_CONFIG_SYSROOT_DIR=$sysroot PKG_CONFIG_LIBDIR=$sysroot/usr/lib/$triplet/pkgconfig
+fi
 # for reproducible images, and for the cache of ccache
 export KBUILD_BUILD_TIMESTAMP='2026-01-01' KBUILD_BUILD_USER=vmtest KBUILD_BUILD_HOST=vmtest
-export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$(dirname "$kernel_tree")}
+# (whose objects are good for every folder: the debug information is of paths below the tree)
+export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$(dirname "$kernel_tree")} CCACHE_NOHASHDIR=1
 
 mkdir -p "$out" "$tests_out"
 exec 8>"$out/lock" 9>"$tests_out/lock.tests"
@@ -421,4 +523,7 @@ job
 boot
 rm -f "$run/initrd"
 [ "$mode" != shell ] || exit 0
-verdict
+code=0
+verdict || code=$?
+[ $code != 3 ] || decode
+exit $code
