@@ -7,7 +7,9 @@ the kernel), status (of QEMU, 124 or 137 if its time was up) and qemu (what it
 printed). A run passes only if the guest wrote its exit record and powered off,
 the KTAP is whole, every test that is expected was seen, every failure and skip is
 one that the expectations list, the kernel log is clean, nothing leaked and the
-kernel is not tainted.
+kernel is not tainted. The results go to junit.xml in the same folder.
+
+verdict_test.py shows for each rule here that a run is judged wrongly without it.
 
 kunit.py's parser is not used: it ignores indentation, so that one stray line
 shifts all that follow, and it drops results that have no number or a '#' in their
@@ -20,6 +22,7 @@ import pathlib
 import re
 import sys
 import traceback
+import xml.etree.ElementTree as xml
 
 PASS, FAILED, INFRA, SPLAT, NOTHING = range(5)
 MEANING = ('pass', 'a test failed', 'infrastructure', 'kernel splat, crash or leak', 'not run')
@@ -28,17 +31,27 @@ MEANING = ('pass', 'a test failed', 'infrastructure', 'kernel splat, crash or le
 # TAINT_SOFTLOCKUP: set by opening sw_sync; a real soft lockup stands in the log.
 TAINT_ALLOWED = 1 << 18 | 1 << 14
 
-RESULT = re.compile(r'( *)(not )?ok\b *(\d*)[ -]*(.*?) *(?:(?<!\S)# *((?:SKIP|XFAIL|TODO|TIMEOUT|signal|exit=|left).*))?$',
+RESULT = re.compile(r'( *)(not )?ok\b *(\d*)[ -]*(.*?) *(?:(?<!\S)# *((?:SKIP|XFAIL|TIMEOUT|signal|exit=|left).*))?$',
                     re.IGNORECASE)
 PLAN = re.compile(r'( *)1\.\.(\d+)')
+EXPECT = re.compile(r'(ok|skip|fail|none) +(?!# )(\S.*?)(?:\s+# (.*)|\s*)')
+HOST_FILE = re.compile(r'# host-file ([^/\s]+) (0x[0-9a-fA-F]{1,15}|[0-9]{1,18}) ((?:[0-9a-fA-F]{2})+)')
+
+# outcome: passed, failed or skipped; head: what to say of it, '' for nothing
+Case = collections.namedtuple('Case', 'outcome head name reason')
 
 
 class BadInput(Exception):
     pass
 
 
+def clean(text):
+    """Without what neither XML nor a terminal can take"""
+    return re.sub('[^\t\n -~\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]', '?', text)
+
+
 def say(text):
-    print(f'# {text}')
+    print(f'# {clean(text)}')
 
 
 def read(path):
@@ -49,24 +62,30 @@ def read(path):
 
 
 def patterns(path):
-    lines = [line for line in read(path) if line and not line.startswith('#')]
-    if path.suffix == '.deny' and not lines:
-        raise BadInput(f'{path} has no patterns')
-    return [re.compile(line) for line in lines]
+    found = []
+    for nr, line in enumerate(read(path), 1):
+        if line and not line.startswith('#'):
+            try:
+                found.append(re.compile(line))
+            except re.error as error:
+                raise BadInput(f'{path}:{nr}: no regular expression, {error}: {line}') from None
+            if found[-1].search(''):
+                raise BadInput(f'{path}:{nr}: this matches every line: {line}')
+    return found
 
 
 def read_expectations(paths):
-    """Lines "ok|skip|fail NAME [# reason]"; a later file overrides an earlier one."""
+    """Lines "ok|skip|fail|none NAME [# reason]"; a later one overrides an earlier one."""
     expected = {}
     for path in paths:
         for nr, line in enumerate(read(pathlib.Path(path)), 1):
-            line = re.sub(r'(^|\s+)# .*', '', line).strip()
-            if not line:
+            if not line.strip() or line.startswith('#'):
                 continue
-            result, _, name = line.partition(' ')
-            if result not in ('ok', 'skip', 'fail') or not name:
-                raise BadInput(f'{path}:{nr}: not "ok|skip|fail NAME [# reason]": {line}')
-            expected[name.strip()] = result
+            match = EXPECT.fullmatch(line)
+            if not match:
+                raise BadInput(f'{path}:{nr}: not "ok|skip|fail|none NAME [# reason]": {line}')
+            result, name, reason = match.groups(default='')
+            expected[name] = (result, reason)
     return expected
 
 
@@ -84,22 +103,22 @@ class Block:
         return self.empty() or self.plan == len(self.results)
 
     def leaves(self, path=''):
-        """(name, result) of all below, the parents too where they say more."""
+        """(name, result, why) of all below, the parents too where they say more."""
         for result, name, why, below in self.results:
             name = f'{path}/{name}' if path else name
             if below.empty():
-                yield (f'{name} ({why})' if result == 'fail' and why else name), result
+                yield (f'{name} ({why})' if result == 'fail' and why else name), result, why
                 continue
             inner = list(below.leaves(name))
             yield from inner
             # A program that died, or says that it failed where none of its tests did
-            if result == 'fail' and (why.startswith(('signal', 'TIMEOUT', 'left')) or
-                                     all(r != 'fail' for _, r in inner)):
-                yield f'{name} ({why or "failed"})', 'fail'
-            if result == 'skip' and all(r != 'skip' for _, r in inner):
-                yield f'{name} (exit=4)', 'skip'
+            if result == 'fail' and (why.startswith(('signal', 'TIMEOUT')) or
+                                     all(r != 'fail' for _, r, _ in inner)):
+                yield f'{name} ({why or "failed"})', 'fail', why
+            if result == 'skip' and all(r != 'skip' for _, r, _ in inner):
+                yield f'{name} (exit=4)', 'skip', why
             if not below.whole():
-                yield f'{name} (its plan is {below.plan}, {len(below.results)} results)', 'fail'
+                yield f'{name} (its plan is {below.plan}, {len(below.results)} results)', 'fail', ''
 
 
 def parse_ktap(lines):
@@ -113,88 +132,102 @@ def parse_ktap(lines):
             block.plan = (block.plan or 0) + int(plan[2])
         elif result:
             indent, bad, number, name, directive = result.groups(default='')
-            word = directive[:5].upper().rstrip(' :')
-            status = 'skip' if word in ('SKIP', 'XFAIL') else 'fail' if bad else 'ok'
+            skip = directive.upper().startswith(('SKIP', 'XFAIL'))
             depth = len(indent) // 4
             below = blocks.pop(depth + 1, Block())
-            blocks[depth].results.append((status, name.strip() or directive or number, directive, below))
-    if len(blocks) > 1:     # results whose parent's result is missing
-        blocks[0].plan = None
+            blocks[depth].results.append(('skip' if skip else 'fail' if bad else 'ok',
+                                          name.strip() or directive or number, directive, below))
+    if any(blocks):     # results whose parent's result is missing
+        blocks[0].plan = -1
     return blocks[0]
+
+
+def host_files(run, lines):
+    """Lines "# host-file NAME OFFSET HEX": what that file of the run must hold now."""
+    for line in lines:
+        line = line.strip()
+        if not re.match(r'#\s*host-file\b', line):
+            continue
+        match = HOST_FILE.fullmatch(line)
+        if not match:
+            yield line.lstrip('# '), 'fail', 'not "# host-file NAME OFFSET HEX"'
+            continue
+        name, offset, want = match.groups()
+        try:
+            with open(run / name, 'rb') as file:
+                file.seek(int(offset, 16 if offset.startswith('0x') else 10))
+                got = file.read(len(want) // 2).hex() or 'nothing'
+        except OSError as error:
+            got = error.strerror
+        yield f'host-file {name} {offset}', 'ok' if got == want.lower() else 'fail', f'not {want} but {got}'
 
 
 def number_twins(results):
     seen = collections.Counter()
-    for name, result in results:
+    for name, *rest in results:
         seen[name] += 1
-        yield (f'{name}#{seen[name]}' if seen[name] > 1 else name), result
+        yield f'{name}#{seen[name]}' if seen[name] > 1 else name, *rest
 
 
 def program(name):
     """COLLECTION:PROG[ ARGS] of a test's name; collections have slashes too."""
-    collection, _, rest = name.partition(':')
-    return collection + ':' + re.split(r'/| \(', rest)[0]
+    collection, colon, rest = name.partition(':')
+    return collection + colon + re.split(r'/| \(', rest)[0]
 
 
-def judge_results(results, expected, everything):
-    """Counts, and prints what is not as expected."""
-    counts = collections.Counter()
-    names = {name for name, _ in results}
+def judge_results(results, expected, everything, exact):
+    cases = []
+    names = {name for name, *_ in results}
     programs = {program(name) for name in names}
-    for name, result in results:
-        want = expected.get(name)
-        if result == 'ok':
-            counts['passed'] += 1
-            if want in ('skip', 'fail'):
-                say(f'better than expected ({want}): {name}')
+    for name, result, why in results:
+        want, reason = expected.get(name, ('', ''))
+        if exact and result != want:
+            cases.append(Case('failed', f'DIFFERS, {want or "nothing"} is recorded and not {result}', name, why))
+        elif result == 'ok':
+            better = f'better than expected ({want})' if want in ('skip', 'fail') else ''
+            cases.append(Case('passed', better, name, reason))
         elif result == want:
-            counts['skipped'] += 1
-            if want == 'fail':
-                say(f'known failure, not counted as passed: {name}')
+            known = 'known failure, not counted as passed' if want == 'fail' else ''
+            cases.append(Case('skipped', known, name, reason or why))
         else:
-            counts['failed'] += 1
-            say(f'FAILED: {name}' if result == 'fail' else f'SKIPPED, and not listed as a skip: {name}')
-    for name, want in expected.items():
+            cases.append(Case('failed', 'FAILED' if result == 'fail' else 'SKIPPED, and not listed as a skip',
+                              name, why))
+    for name, (want, reason) in expected.items():
         if want == 'ok' and name not in names and (everything or program(name) in programs):
-            counts['failed'] += 1
-            say(f'MISSING: {name} is expected and was not seen')
-    return counts
+            cases.append(Case('failed', 'MISSING, though expected', name, reason))
+    return cases
 
 
-def scan_log(lines, splats):
+def log_problems(lines, splats):
     deny = patterns(pathlib.Path(splats + '.deny'))
     allow = patterns(pathlib.Path(splats + '.allow'))
-    bad = [(nr, line) for nr, line in enumerate(lines, 1)
+    if not deny:
+        raise BadInput(f'{splats}.deny has no patterns')
+    bad = [(SPLAT, f'kernel log, line {nr}: {line}') for nr, line in enumerate(lines, 1)
            if any(p.search(line) for p in deny) and not any(p.search(line) for p in allow)]
-    for nr, line in bad[:20]:
-        say(f'kernel log, line {nr}: {line}')
-    return bool(bad)
+    return bad[:20]
 
 
 def number(text):
     return int(text) if text and re.fullmatch(r'-?\d+', text) else None
 
 
-def judge_record(run, record, serial, ktap):
-    """What the guest said of itself. Returns an exit code, PASS if all is well."""
+def record_problems(run, record, serial, ktap):
+    """What the guest said of itself, as (exit code, text)"""
     status = (read(run / 'status') or ['unknown'])[0]
     words = dict(line.partition(' ')[::2] for line in record)
     if 'up' not in words:
-        if not any('Linux version' in line for line in serial):
-            say('QEMU did not start the guest')
-            for line in [line for line in read(run / 'qemu') if line][-5:]:
-                say(f'QEMU: {line}')
-            return INFRA
-        say('the guest did not come up')
-        return SPLAT
+        if any('Linux version' in line for line in serial):
+            return [(SPLAT, 'the guest did not come up')]
+        last = [line for line in read(run / 'qemu') if line][-5:]
+        return [(INFRA, 'QEMU did not start the guest')] + [(INFRA, f'QEMU: {line}') for line in last]
     if 'setup' in words:
-        say('the set-up of the guest failed')
-        return INFRA
+        return [(INFRA, 'the set-up of the guest failed')]
     if 'end' not in words:
         last = [line for line in ktap if re.match(r'# \S+:.*, timeout', line)]
-        say('the guest wrote no exit record' + (', its time was up' if status in ('124', '137') else '') +
-            (f'; the last test was {last[-1][2:]}' if last else ''))
-        return SPLAT
+        return [(SPLAT, 'the guest wrote no exit record' +
+                 (', its time was up' if status in ('124', '137') else '') +
+                 (f'; the last test was {last[-1][2:]}' if last else ''))]
     bad = []
     if status != '0' or not any('reboot: Power down' in line for line in serial):
         bad.append(f'the guest did not power off (QEMU ended with status {status})')
@@ -207,14 +240,12 @@ def judge_record(run, record, serial, ktap):
         bad.append(f'the kernel is tainted: {words.get("tainted", "no answer")}')
     if 'stuck' in words:
         bad.append('a process could not be killed')
-    for text in bad:
-        say(text)
-    return SPLAT if bad else PASS
+    return [(SPLAT, text) for text in bad]
 
 
 def prog_results(prog, block, record):
     """The results of a program that ran instead of the tests"""
-    said = next((line.split()[1] for line in record if line.startswith('prog ')), None)
+    said = next((line[5:] for line in record if line.startswith('prog ')), None)
     say(f'{prog}: ' + {None: 'did not end', 'timeout': 'timeout'}.get(said, f'exit status {said}'))
     run = Block()
     run.plan = 1
@@ -224,30 +255,39 @@ def prog_results(prog, block, record):
 
 
 def judge(args):
+    """Returns the cases, and as (exit code, text) what else is wrong: the worst first."""
     ktap, record, serial = (read(args.run / f) for f in ('ktap', 'record', 'serial'))
-    code = judge_record(args.run, record, serial, ktap)
-    if scan_log(serial, args.splats):
-        code = SPLAT
+    problems = log_problems(serial, args.splats) + record_problems(args.run, record, serial, ktap)
 
     block = parse_ktap(ktap)
-    if not block.whole() or (block.empty() and not args.prog):
-        say('the KTAP is not complete')
-        code = code or SPLAT
+    # What a program prints need be no KTAP
+    if not block.whole() or not args.prog and (block.empty() or ktap[-1]):
+        problems.append((SPLAT, 'the KTAP is not complete'))
     if args.prog:
         block = prog_results(args.prog, block, record)
-    results = list(number_twins(block.leaves()))
+    results = list(number_twins([*block.leaves(), *host_files(args.run, ktap)]))
 
-    if args.record and code in (PASS, SPLAT) and 'end' in record:
+    if args.record and 'end' in record:
         args.record.write_text('# Recorded by vmtest.sh -r\n' +
-                               ''.join(f'{result} {name}\n' for name, result in results))
+                               ''.join(f'{result} {name}\n' for name, result, _ in results))
 
-    counts = judge_results(results, read_expectations(args.expect), args.all)
-    if counts['failed']:
-        code = code or FAILED
-    elif not counts['passed']:
-        say('nothing was tested')
-        code = code or NOTHING
-    return code, counts
+    return judge_results(results, read_expectations(args.expect), args.all, args.exact), problems
+
+
+def write_junit(path, cases, counts, problems):
+    errors = 1 if problems else 0
+    suite = xml.Element('testsuite', name='vmtest', tests=str(len(cases) + errors), errors=str(errors),
+                        failures=str(counts['failed']), skipped=str(counts['skipped']))
+    for case in cases:
+        test = xml.SubElement(suite, 'testcase', classname=clean(program(case.name)), name=clean(case.name))
+        if case.outcome != 'passed':
+            xml.SubElement(test, {'failed': 'failure', 'skipped': 'skipped'}[case.outcome],
+                           message=clean(case.reason or case.head))
+    if problems:
+        test = xml.SubElement(suite, 'testcase', classname='vmtest', name='kernel')
+        error = xml.SubElement(test, 'error', message=clean(problems[0][1]))
+        error.text = clean('\n'.join(text for _, text in problems))
+    xml.ElementTree(suite).write(path, encoding='utf-8', xml_declaration=True)
 
 
 def main():
@@ -256,22 +296,37 @@ def main():
     parser.add_argument('--splats', required=True)
     parser.add_argument('--prog')
     parser.add_argument('--all', action='store_true', help='all tests ran: miss those that are expected and were not seen')
+    parser.add_argument('--exact', action='store_true', help='a result that is better or that nobody expects is red too')
     parser.add_argument('--record', type=pathlib.Path)
     parser.add_argument('expect', nargs='*')
     args = parser.parse_args()
-    counts = collections.Counter()
+    cases = []
     try:
-        code, counts = judge(args)
+        cases, problems = judge(args)
     except BadInput as error:
-        say(error)
-        code = INFRA
+        problems = [(INFRA, str(error))]
     except Exception:
-        traceback.print_exc()
-        code = INFRA
+        problems = [(INFRA, traceback.format_exc())]
+    counts = collections.Counter(case.outcome for case in cases)
+    if not problems and not counts['passed'] and not counts['failed']:
+        problems = [(NOTHING, 'nothing was tested')]
+    try:
+        write_junit(args.run / 'junit.xml', cases, counts, problems)
+    except OSError as error:
+        problems.append((INFRA, f'junit.xml: {error}'))
+
+    for _, text in problems:
+        say(text)
+    for case in cases:
+        if case.head:
+            reason = '' if not case.reason or case.name.endswith(f'({case.reason})') else f': {case.reason}'
+            say(f'{case.head}: {case.name}{reason}')
+    code = problems[0][0] if problems else FAILED if counts['failed'] else PASS
     say(f'verdict: {MEANING[code]} (exit code {code}); everything is in {args.run}')
     print(f'{counts["passed"]} passed, {counts["failed"]} failed, {counts["skipped"]} skipped')
     return code
 
 
 if __name__ == '__main__':
+    sys.stdout.reconfigure(errors='replace')
     sys.exit(main())
