@@ -41,6 +41,21 @@ need_space() {
 		die "$1 has $have GiB free and this step needs $2 GiB: free some space, or move the cache with CACHE=DIR"
 }
 
+# base_tree: the unpatched kernel's tree beside build/linux, written once; prints its path
+base_tree() {
+	local dir=$build/base/linux
+	if [ "$(git -C "$dir" rev-parse HEAD 2>/dev/null)" != "$(git -C "$build/linux" rev-parse base)" ] ||
+		[ -n "$(git -C "$dir" status --porcelain -uno)" ]; then
+		need_space "$build" 4
+		rm -rf "$dir" "$dir.part"
+		mkdir -p "$build/base"
+		say "writing the base kernel's tree $dir (once)"
+		pgit clone -q -b base "$build/linux" "$dir.part" || die "cannot write $dir.part (is the disk full?)"
+		mv "$dir.part" "$dir"
+	fi
+	printf '%s\n' "$dir"
+}
+
 # git without the user's configuration, ~/.config/git and the caller's repository (a hook sets it):
 # what it writes must be the same everywhere
 # shellcheck disable=SC2046
