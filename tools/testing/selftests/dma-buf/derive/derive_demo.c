@@ -167,7 +167,8 @@ static void attempts(int fd, volatile uint8_t *p)
 {
 	void *addr = (void *)p;
 
-	refused("mmap() for writing", try_mmap(fd, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED), EACCES);
+	refused("mmap() for writing",
+		try_mmap(fd, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED), EACCES);
 	refused("mprotect() for writing", try_mprotect(addr), EACCES);
 	refused("writing through /proc/self/mem", write_proc_mem(addr, 0x55), EIO);
 	refused("writing with ptrace()", try_ptrace(addr), EIO);

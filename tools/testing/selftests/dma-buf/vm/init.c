@@ -31,7 +31,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#define KSFT_SKIP 4
+#include "../../kselftest.h"
+
 #define MAX_LINE 4096
 
 static int ktap = -1, record = -1;
@@ -59,7 +60,7 @@ static void put(int fd, const char *buf, size_t len)
 	}
 }
 
-__attribute__((format(printf, 2, 3)))
+__printf(2, 3)
 static void putf(int fd, const char *fmt, ...)
 {
 	char buf[MAX_LINE + 64];
@@ -85,7 +86,7 @@ static void mounts(void)
 	};
 	size_t i;
 
-	for (i = 0; i < sizeof(fs) / sizeof(fs[0]); i++) {
+	for (i = 0; i < ARRAY_SIZE(fs); i++) {
 		mkdir(fs[i].dir, 0755);
 		if (mount(fs[i].type, fs[i].dir, fs[i].type, 0, NULL))
 			power_off();
@@ -136,7 +137,7 @@ static bool is_ktap(const char *s)
 	size_t i;
 
 	s += strspn(s, " ");
-	for (i = 0; i < sizeof(start) / sizeof(start[0]); i++)
+	for (i = 0; i < ARRAY_SIZE(start); i++)
 		if (!strncmp(s, start[i], strlen(start[i])))
 			return true;
 	return false;
@@ -242,7 +243,8 @@ static int run(const char *name, const char *dir, char **argv, int timeout)
 
 	if (pipe2(p, O_CLOEXEC | O_NONBLOCK))
 		return -1;
-	in_subtest = continued = false;
+	in_subtest = false;
+	continued = false;
 	pid = fork();
 	if (!pid) {
 		fcntl(p[1], F_SETFL, 0);

@@ -177,7 +177,8 @@ build_kernel()
 build_tests()
 {
 	local b=$tests_out/tests targets user=(USERLDFLAGS=-static)
-	[ -z "$sysroot" ] || user=(USERCFLAGS="-I$sysroot/usr/include" USERLDFLAGS="-static -L$sysroot/usr/lib/$triplet")
+	[ -z "$sysroot" ] || user=(USERCFLAGS="-I$sysroot/usr/include"
+		USERLDFLAGS="-static -L$sysroot/usr/lib/$triplet")
 	# Of all topics, so that a test can be run on a kernel that lacks its topic
 	targets=$(keyword target "$vm"/tests.d/* | paste -sd' ')
 	say "building the tests of $tests_tree (log: $out/tests.log)"
@@ -198,12 +199,14 @@ build_guest()
 	for f in busybox bash-static; do
 		path=$sysroot/bin/$f
 		[ -n "$sysroot" ] || path=$(command -v $f)
-		! readelf -l "$path" | grep -q INTERP || die "$path is linked dynamically: install busybox-static and bash-static"
+		! readelf -l "$path" | grep -q INTERP ||
+			die "$path is linked dynamically: install busybox-static and bash-static"
 		cp "$path" "$g/bin/${f%-static}"
 	done
 	ln -sf busybox "$g/bin/sh"
 	# shellcheck disable=SC2016
-	printf '#!/bin/sh\n# memfd/run_fuse_test.sh calls: fusermount -u DIR\numount "$2"\n' >"$g/bin/fusermount"
+	printf '#!/bin/sh\n# memfd/run_fuse_test.sh calls: fusermount -u DIR\numount "$2"\n' \
+		>"$g/bin/fusermount"
 	chmod +x "$g/bin/fusermount"
 	cp "$vm/guest.sh" "$g/vm/"
 	quietly init.log "${user_cross}gcc" -static -O2 -Wall -o "$g/init" "$vm/init.c"
@@ -358,20 +361,29 @@ devices=(
 	-device "bochs-display,bus=rp5"
 )
 
+# story: the comments of tests, and what went wrong
+story()
+{
+	sed -un -e '/# Subtest:\|# Totals:\|, timeout\|# host-file/d' -e 's|^ *# ||p' -e '/^ *not ok/p'
+}
+
 boot()
 {
-	local slow serial=(-serial "file:$run/serial") ktap=(-chardev "file,id=ktap,path=/dev/stdout") cmd status=0
+	local serial=(-serial "file:$run/serial") ktap=(-chardev "file,id=ktap,path=/dev/stdout")
+	local words cmd slow limit status=0
 	[ "$mode" != shell ] || {
 		serial=(-serial mon:stdio)
 		ktap=(-chardev "file,id=ktap,path=$run/ktap")
 	}
 	slow=$(slowness)
+	words="console=$console panic=-1 $append $cmdline vmtest_mode=$mode vmtest_slow=$slow"
+	words+=" VMTEST_SCALE=$scale${VMTEST_TIMEOUT:+ vmtest_timeout=$VMTEST_TIMEOUT}"
 	truncate -s 4M "$run/ivshmem"
 	truncate -s 1G "$run/ivshmem2"
 	cmd=("$qemu" "${machine[@]}" -accel "$(accel)" -m "$memory" -smp "$cpus"
 		-nodefaults -no-user-config -display none -no-reboot
 		-kernel "$out/kernel/$kernel_image" -initrd "$run/initrd"
-		-append "console=$console panic=-1 $append $cmdline vmtest_mode=$mode vmtest_slow=$slow VMTEST_SCALE=$scale${VMTEST_TIMEOUT:+ vmtest_timeout=$VMTEST_TIMEOUT}"
+		-append "$words"
 		"${serial[@]}" "${ktap[@]}" -device virtio-serial-pci
 		-device "virtserialport,chardev=ktap,name=ktap"
 		-chardev "file,id=record,path=$run/record"
@@ -384,11 +396,11 @@ boot()
 	say "$(cat "$run/command")"
 	touch "$run/ktap" "$run/serial" "$run/record"
 	cd "$run"
+	limit=(timeout --foreground -k 10 "$(limit)")
 	case $mode in
 	shell) "${cmd[@]}" || status=$? ;;
-	demo) timeout --foreground -k 10 "$(limit)" "${cmd[@]}" </dev/null 2>"$run/qemu" |
-		tee "$run/ktap" | sed -un -e '/# Subtest:\|# Totals:\|, timeout\|# host-file/d' -e 's|^ *# ||p' -e '/^ *not ok/p' || status=$? ;;
-	*) timeout --foreground -k 10 "$(limit)" "${cmd[@]}" </dev/null 2>"$run/qemu" | tee "$run/ktap" || status=$? ;;
+	demo) "${limit[@]}" "${cmd[@]}" </dev/null 2>"$run/qemu" | tee "$run/ktap" | story || status=$? ;;
+	*) "${limit[@]}" "${cmd[@]}" </dev/null 2>"$run/qemu" | tee "$run/ktap" || status=$? ;;
 	esac
 	echo $status >"$run/status"
 }
@@ -443,11 +455,13 @@ args=("$@")
 [ "$mode" = prog ] || [ $# = 0 ] || { usage >&2; exit 2; }
 
 [ -f "$vm/arch/$arch.sh" ] || die "unknown architecture '$arch'; there is: $(known arch .sh)"
-[ -f "$vm/configs/$config.config" ] || die "unknown config '$config'; there is: $(known configs .config)"
+[ -f "$vm/configs/$config.config" ] ||
+	die "unknown config '$config'; there is: $(known configs .config)"
 [ -f "$kernel_tree/Kbuild" ] || die "$kernel_tree is no kernel tree"
 kernel_tree=$(realpath "$kernel_tree")
 for n in "$scale" "$cpus" "${VMTEST_TIMEOUT:-1}"; do
-	[[ $n =~ ^[1-9][0-9]*$ ]] || die "VMTEST_SCALE, VMTEST_TIMEOUT and -s are whole numbers from 1 on, not '$n'"
+	[[ $n =~ ^[1-9][0-9]*$ ]] ||
+		die "VMTEST_SCALE, VMTEST_TIMEOUT and -s are whole numbers from 1 on, not '$n'"
 done
 for n in "${args[@]}"; do
 	if [ ${#n} -ge 1000 ] || [ ${#args[@]} -gt 60 ] || [[ $n == *$'\n'* ]]; then
@@ -482,11 +496,13 @@ fi
 out=$(realpath -m "${out:-$vm/build/$arch-$config}")
 tests_out=$(realpath -m "${tests_out:-$out}")
 [ -z "$record" ] || record=$(realpath -m "$record")
-tools=("$qemu" "${cross_compile}gcc" "${user_cross}gcc" make flex bison bc cpio rsync depmod python3 readelf)
+tools=("$qemu" "${cross_compile}gcc" "${user_cross}gcc" make flex bison bc cpio rsync depmod)
+tools+=(python3 readelf)
 [ -n "$sysroot" ] || tools+=(busybox bash-static)
 [ -z "$dt" ] || tools+=(dtc fdtoverlay)
 for tool in "${tools[@]}"; do
-	command -v "$tool" >/dev/null || die "the program '$tool' is missing: see README.rst for the packages"
+	command -v "$tool" >/dev/null ||
+		die "the program '$tool' is missing: see README.rst for the packages"
 done
 cc=${cross_compile}gcc
 ! command -v ccache >/dev/null || cc="ccache $cc"
