@@ -169,8 +169,8 @@ TEST_F(devices, bars)
 		device = open_device(want[i].name, want[i].nr, self->iommu);
 		ASSERT_NE(NULL, device) TH_LOG("%s %d", want[i].name, want[i].nr);
 		info = region(device, want[i].bar);
-		EXPECT_EQ(want[i].size, info.size) TH_LOG("%s %d BAR%d",
-			want[i].name, want[i].nr, want[i].bar);
+		EXPECT_EQ(want[i].size, info.size)
+			TH_LOG("%s %d BAR%d", want[i].name, want[i].nr, want[i].bar);
 		EXPECT_EQ(want[i].mmap, !!(info.flags & VFIO_REGION_INFO_FLAG_MMAP));
 		close_device(device);
 	}
@@ -281,7 +281,8 @@ TEST_F_TIMEOUT(p2p, write, 120)
 	memset(bar, 0, SZ_4K);
 
 	for (i = 0; i < LEN; i++)
-		data[i] = copy[i] = i * 7 + i / 256 + variant->peer;
+		copy[i] = i * 7 + i / 256 + variant->peer;
+	memcpy(data, copy, LEN);
 	edu_dma(self->edu, self->ram.iova, EDU_BUFFER, 0);
 	edu_dma(self->edu, EDU_BUFFER, iova + 1024, EDU_DMA_TO_BUS);
 

@@ -130,10 +130,12 @@ data_files()
 # fragments: later topics may only add to the configuration
 fragments()
 {
-	printf '%s\n' "$vm/kernel.config" "$vm/arch/$kernel_arch.config" "$vm/configs/$config.config"
+	printf '%s\n' "$vm/kernel.config" "$vm/arch/$kernel_arch.config" \
+		"$vm/configs/$config.config"
 	data_files config.d .config
 }
 
+# shellcheck disable=SC2317 # quietly calls it
 kmake()
 {
 	make -C "$kernel_tree" O="$out/kernel" ARCH="$kernel_arch" \
@@ -185,7 +187,8 @@ build_tests()
 	mkdir -p "$b/build"
 	quietly headers.log make -C "$tests_tree" O="$b/build" ARCH="$user_arch" -j"$jobs" headers
 	rm -rf "$b/root"
-	quietly tests.log make -C "$tests_tree/tools/testing/selftests" O="$b/build" ARCH="$user_arch" \
+	quietly tests.log make -C "$tests_tree/tools/testing/selftests" O="$b/build" \
+		ARCH="$user_arch" \
 		CROSS_COMPILE="$user_cross" TARGETS="$targets" FORCE_TARGETS=1 \
 		"${user[@]}" INSTALL_PATH="$b/root/kselftest" install
 	install -D "$vm/kunit.sh" "$b/root/kselftest/kunit/run"
@@ -336,8 +339,8 @@ accel()
 device_tree()
 {
 	local tree=$run/dt
-	quietly dt.log "$qemu" "${machine[@]}" -M "dumpdtb=$tree.machine" -m "$memory" -smp "$cpus" \
-		-nodefaults -display none
+	quietly dt.log "$qemu" "${machine[@]}" -M "dumpdtb=$tree.machine" -m "$memory" \
+		-smp "$cpus" -nodefaults -display none
 	quietly dt.log dtc -q -I dts -O dtb -o "$tree.overlay" "$dt"
 	quietly dt.log fdtoverlay -i "$tree.machine" -o "$tree" "$tree.overlay"
 	cmd+=(-dtb "$tree")
@@ -364,7 +367,8 @@ devices=(
 # story: the comments of tests, and what went wrong
 story()
 {
-	sed -un -e '/# Subtest:\|# Totals:\|, timeout\|# host-file/d' -e 's|^ *# ||p' -e '/^ *not ok/p'
+	sed -un -e '/# Subtest:\|# Totals:\|, timeout\|# host-file/d' -e 's|^ *# ||p' \
+		-e '/^ *not ok/p'
 }
 
 boot()
@@ -399,8 +403,8 @@ boot()
 	limit=(timeout --foreground -k 10 "$(limit)")
 	case $mode in
 	shell) "${cmd[@]}" || status=$? ;;
-	demo) "${limit[@]}" "${cmd[@]}" </dev/null 2>"$run/qemu" | tee "$run/ktap" | story || status=$? ;;
-	*) "${limit[@]}" "${cmd[@]}" </dev/null 2>"$run/qemu" | tee "$run/ktap" || status=$? ;;
+	*) "${limit[@]}" "${cmd[@]}" </dev/null 2>"$run/qemu" | tee "$run/ktap" |
+		if [ "$mode" = demo ]; then story; else cat; fi || status=$? ;;
 	esac
 	echo $status >"$run/status"
 }
@@ -409,8 +413,9 @@ boot()
 decode()
 {
 	grep -q 'Call trace:\|Call Trace:' "$run/serial" || return 0
-	CROSS_COMPILE=$cross_compile "$kernel_tree/scripts/decode_stacktrace.sh" "$out/kernel/vmlinux" \
-		"$kernel_tree" "$out/kernel" <"$run/serial" >"$run/serial.decoded" 2>"$run/decode" ||
+	CROSS_COMPILE=$cross_compile "$kernel_tree/scripts/decode_stacktrace.sh" \
+		"$out/kernel/vmlinux" "$kernel_tree" "$out/kernel" \
+		<"$run/serial" >"$run/serial.decoded" 2>"$run/decode" ||
 		say "the traces could not be decoded: see $run/decode"
 }
 
@@ -490,7 +495,7 @@ if [ "$mode" = prog ]; then
 	readelf -h "$prog" 2>/dev/null | grep -q "Machine: .*$elf_machine" ||
 		die "PROG: '$prog' is no program for $arch"
 	! readelf -l "$prog" | grep -q INTERP ||
-		die "PROG: '$prog' is linked dynamically and the guest has no libraries: link it with -static"
+		die "PROG: '$prog' needs libraries, which the guest has not: link it with -static"
 fi
 
 out=$(realpath -m "${out:-$vm/build/$arch-$config}")
