@@ -98,9 +98,19 @@ static int cma_alloc(void)
 	return heap_alloc("default_cma_region", SIZE, O_RDWR | O_CLOEXEC);
 }
 
+/*
+ * udmabuf maps the buffer in the direction of its first SYNC, and the DMA-API's
+ * checks complain when a later one differs. The first is for both here.
+ */
 static int udma_alloc(void)
 {
-	return udmabuf_alloc(SIZE);
+	int fd = udmabuf_alloc(SIZE);
+
+	if (fd >= 0) {
+		sync_cpu(fd, DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW);
+		sync_cpu(fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW);
+	}
+	return fd;
 }
 
 static int ttm_alloc(void)

@@ -475,6 +475,7 @@ for n in "${args[@]}"; do
 done
 # shellcheck source=arch/x86_64.sh
 . "$vm/arch/$arch.sh"
+mapfile -t -O ${#without[@]} without < <(keyword '# without' "$vm/configs/$config.config")
 case $dt in
 none) dt= ;;
 '') [ -z "$default_dt" ] || dt=$vm/dt/$default_dt ;;
