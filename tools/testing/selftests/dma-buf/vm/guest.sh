@@ -36,6 +36,8 @@ setup()
 	vfio_bind EDU 1234:11e8 || return 1
 	# libvfio cannot map the 256-byte BAR of ivshmem, so its tests get edu
 	echo "VFIO_SELFTESTS_BDF=${bdf%% *}" >>/tmp/env
+	# what waits for long in a slow guest does not hang yet
+	echo $((60 * ${vmtest_slow:-1})) >/proc/sys/kernel/hung_task_timeout_secs
 	dma_errors >/tmp/dma_errors
 	dmesg -n 8
 }
