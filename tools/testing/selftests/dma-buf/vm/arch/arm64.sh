@@ -9,7 +9,8 @@ elf_machine=AArch64
 kernel_image=arch/arm64/boot/Image
 qemu="qemu-system-aarch64"
 console=ttyAMA0
-append=
+# what a kernel says that dies before it has its console
+append="earlycon=pl011,0x9000000"
 machine=(-M "virt,iommu=smmuv3,gic-version=3" -cpu max)
 # the machine's own device tree gets these nodes, of dt/
 default_dt=reserved-memory.dtso
