@@ -11,6 +11,9 @@ BASE_SHA256 := 76df1affb19f24926949369be1d74b60071c963c598ce8780bddd4bbf0fc3bc4
 BASE_TREE := 5b1b93321fb4c4dd9c489ce15c4f3caaadd798d7
 # upstream tag for base-commit. Debian changes none of the files that the series touches.
 BASE_TAG := v7.3.4
+# The commit of that tag is not known without a clone of upstream's repository. Who has one can put
+# it here (git rev-parse v7.3.4^{commit}) as BASE_COMMIT, for the base-commit of mails; until then
+# that is the id of the import, and says so. LINUX=CLONE takes the clone's commit.
 BASE_DATE := 2026-11-15T00:00:00Z
 # the neutral author of every stored patch; the submitter's own name is put in at export
 BASE_FROM_NAME := dma-buf series
