@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # The front door. "make" alone tells what there is.
 
-export CACHE LINUX TARBALL ARCH CONFIG TREE TOPIC TESTS TEST PROG ARGS CMDLINE DT BASE VMTEST_SCALE VMTEST_TIMEOUT
+export CACHE LINUX TARBALL ARCH CONFIG TREE TOPIC TESTS TEST PROG ARGS CMDLINE DT BASE \
+	VMTEST_SCALE VMTEST_TIMEOUT FORMAT SIGNOFF TRAILERS VERSION
 
-.PHONY: help run check check-full vm shell tree refresh prove
+.PHONY: help run check check-full vm shell tree refresh prove series
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +18,8 @@ help:
 	@echo 'make prove    TEST=x: fails on the base, passes on the series'
 	@echo 'make tree     the patched kernel as a git branch in build/linux, to work in'
 	@echo 'make refresh  the branch back into patches/ and the new files'
+	@echo 'make series   FORMAT=mail|mbox|quilt|debian|single [TOPIC=]: for its users, in build/series'
+	@echo '              mail: SIGNOFF="Name <name@example.org>" [TRAILERS=] [VERSION=2]'
 	@echo 'LINUX=DIR or TARBALL=FILE: the base from there; CACHE=DIR: where downloads are kept'
 
 run:
@@ -43,6 +46,10 @@ tree:
 
 refresh:
 	@bin/pq refresh
+
+series:
+	@bin/install-packages
+	@bin/pq export "$$FORMAT" $${TOPIC:+--topic "$$TOPIC"}
 
 .DEFAULT:
 	@echo "make: unknown target '$@'; plain make tells what there is" >&2; exit 2
