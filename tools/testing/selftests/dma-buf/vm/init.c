@@ -310,6 +310,7 @@ static void run_test(int nr, const char *name)
 {
 	char line[512], dir[600], *argv[16], *colon, *save;
 	int timeout, status, n = 0;
+	long start;
 
 	snprintf(line, sizeof(line), "%s", name);
 	for (argv[n] = strtok_r(line, " ", &save); argv[n] && n < 15;
@@ -330,7 +331,9 @@ static void run_test(int nr, const char *name)
 
 	timeout = test_timeout(dir);
 	putf(ktap, "# %s, timeout %d s\n", name, timeout);
+	start = now_ms();
 	status = run(name, dir, argv, timeout);
+	putf(ktap, "# %s, %ld s\n", name, (now_ms() - start) / 1000);
 	if (status == -1)
 		putf(ktap, "not ok %d %s # TIMEOUT %d seconds\n", nr, name,
 		     timeout);
