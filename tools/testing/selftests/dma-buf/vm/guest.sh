@@ -38,8 +38,7 @@ setup()
 	echo "VFIO_SELFTESTS_BDF=${bdf%% *}" >>/tmp/env
 	# what waits for long in a slow guest does not hang yet
 	echo $((60 * ${vmtest_slow:-1})) >/proc/sys/kernel/hung_task_timeout_secs
-	dma_errors >/tmp/dma_errors
-	dmesg -n 8
+	dma_errors >/vm/dma_errors
 }
 
 dma_errors()
@@ -50,21 +49,18 @@ dma_errors()
 finish()
 {
 	leak=/sys/kernel/debug/kmemleak
-	if [ -e $leak ]; then
-		# kmemleak reports what has been unreferenced for 5 s only
-		echo scan >$leak
-		sleep 6
-		echo scan >$leak
-		cat $leak >/tmp/leaks
+	# kmemleak reports what has been unreferenced for 5 s only
+	if [ -e $leak ] && echo scan >$leak && sleep 6 && echo scan >$leak &&
+	   cat $leak >/vm/leaks; then
 		# into the kernel log, where the reports of the kernel stand
 		while IFS= read -r line; do
 			echo "<4>kmemleak: $line" >/dev/kmsg
-		done </tmp/leaks
-		echo "leaks $(grep -c '^unreferenced object' /tmp/leaks)"
+		done </vm/leaks
+		echo "leaks $(grep -c '^unreferenced object' /vm/leaks)"
 	else
 		echo "leaks unknown"
 	fi
-	echo "dma_errors $(($(dma_errors) - $(cat /tmp/dma_errors)))"
+	echo "dma_errors $(($(dma_errors) - $(cat /vm/dma_errors)))"
 	echo "tainted $(cat /proc/sys/kernel/tainted)"
 }
 

@@ -84,6 +84,10 @@ static void mounts(void)
 		{ "debugfs", "/sys/kernel/debug" },
 		{ "configfs", "/sys/kernel/config" },
 	};
+	static const char * const links[][2] = {
+		{ "/proc/self/fd", "/dev/fd" }, { "fd/0", "/dev/stdin" },
+		{ "fd/1", "/dev/stdout" }, { "fd/2", "/dev/stderr" },
+	};
 	size_t i;
 
 	for (i = 0; i < ARRAY_SIZE(fs); i++) {
@@ -91,6 +95,9 @@ static void mounts(void)
 		if (mount(fs[i].type, fs[i].dir, fs[i].type, 0, NULL))
 			power_off();
 	}
+	for (i = 0; i < ARRAY_SIZE(links); i++)
+		if (symlink(links[i][0], links[i][1]))
+			power_off();
 }
 
 /* The virtio-serial ports have names in sysfs only */
@@ -164,7 +171,10 @@ static void pass_line(const char *name, const char *line)
 	}
 }
 
-/* Pass on the complete lines; a rest only if there is no room for more of it */
+/*
+ * Pass on the complete lines; a rest only if there is no room for more of it. A
+ * line that is cut is no KTAP: its directive may be in the other part.
+ */
 static void pass_on(const char *name, char *buf, size_t *len, bool flush)
 {
 	char *line = buf, *nl;
@@ -179,6 +189,7 @@ static void pass_on(const char *name, char *buf, size_t *len, bool flush)
 	*len -= line - buf;
 	memmove(buf, line, *len + 1);
 	if (*len && (flush || *len == MAX_LINE)) {
+		continued |= *len == MAX_LINE;
 		pass_line(name, buf);
 		continued = true;
 		*len = 0;
@@ -190,6 +201,10 @@ static bool drain(const char *name, int fd, char *buf, size_t *len)
 	ssize_t n = read(fd, buf + *len, MAX_LINE - *len);
 	ssize_t i;
 
+	if (!name) {
+		put(ktap, buf, n > 0 ? n : 0);
+		return n > 0;
+	}
 	for (i = 0; i < n; i++) {
 		unsigned char *c = (unsigned char *)&buf[*len + i];
 
@@ -231,7 +246,10 @@ static void kill_all(void)
 	stuck = true;
 }
 
-/* Run argv in dir. Returns its wait status, -1 if it had to be killed. */
+/*
+ * Run argv in dir, as the test of that name, or if it has none with its output
+ * unchanged. Returns its wait status, -1 if it had to be killed.
+ */
 static int run(const char *name, const char *dir, char **argv, int timeout)
 {
 	char buf[MAX_LINE + 1];
@@ -368,13 +386,14 @@ static void run_tests(void)
 	fclose(f);
 }
 
-/*
- * Run argv with its output going straight to fd. Returns its exit status, -1 if
- * it did not end within timeout seconds (0: no limit).
- */
-static int run_plain(char **argv, int fd, int timeout)
+static int exit_status(int status)
 {
-	long end = now_ms() + timeout * 1000L;
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/* Run argv with its output going straight to fd. Returns its exit status. */
+static int run_plain(char **argv, int fd)
+{
 	pid_t pid = fork(), got = 0;
 	int status;
 
@@ -386,23 +405,20 @@ static int run_plain(char **argv, int fd, int timeout)
 		dprintf(2, "%s: %m\n", argv[0]);
 		_exit(127);
 	}
-	while (pid > 0 && !got && (!timeout || now_ms() < end)) {
+	while (pid > 0 && !got) {
 		got = waitpid(pid, &status, WNOHANG);
 		if (!got)
 			usleep(20000);
 	}
 	kill_all();
-	if (got != pid)
-		return -1;
-	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) :
-				     WEXITSTATUS(status);
+	return got == pid ? exit_status(status) : -1;
 }
 
 static int guest(char *what, int fd)
 {
 	char *argv[] = { "/bin/sh", "/vm/guest.sh", what, NULL };
 
-	return run_plain(argv, fd, 0);
+	return run_plain(argv, fd);
 }
 
 /* Environment that setup found out, such as the address of a PCI function */
@@ -429,9 +445,12 @@ static void run_prog(void)
 		line[strcspn(line, "\n")] = 0;
 		argv[n++] = strdup(line);
 	}
-	status = run_plain(argv, ktap, getenv("vmtest_timeout") ?
-			   atoi(getenv("vmtest_timeout")) : 600 * slow * scale);
-	putf(record, status < 0 ? "prog timeout\n" : "prog %d\n", status);
+	status = run(NULL, "/", argv, getenv("vmtest_timeout") ?
+		     atoi(getenv("vmtest_timeout")) : 600 * slow * scale);
+	if (status == -1)
+		putf(record, "prog timeout\n");
+	else
+		putf(record, "prog %d\n", exit_status(status));
 }
 
 static void run_shell(void)
@@ -440,7 +459,7 @@ static void run_shell(void)
 	int fd = open("/dev/console", O_RDWR);
 
 	dup2(fd, 0);
-	run_plain(argv, fd, 0);
+	run_plain(argv, fd);
 }
 
 int main(void)

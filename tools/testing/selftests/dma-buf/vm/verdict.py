@@ -32,11 +32,14 @@ MEANING = ('pass', 'a test failed', 'infrastructure', 'kernel splat, crash or le
 # TAINT_SOFTLOCKUP: set by opening sw_sync; a real soft lockup stands in the log.
 TAINT_ALLOWED = 1 << 18 | 1 << 14
 
-RESULT = re.compile(r'( *)(not )?ok\b *(\d*)[ -]*(.*?) *(?:(?<!\S)# *((?:SKIP|XFAIL|TIMEOUT|signal|exit=|left).*))?$',
-                    re.IGNORECASE)
-PLAN = re.compile(r'( *)1\.\.(\d+)')
+RESULT = re.compile(r'( *)(not )?ok\b *(\d*)[ -]*(.*)')
+DIRECTIVE = re.compile(r'(?<!\S)# *((?:SKIP|XFAIL|TIMEOUT|signal|exit=|left).*)', re.IGNORECASE)
+PLAN = re.compile(r'( *)1\.\.(\d{1,9})\b(?: *# *(SKIP.*))?', re.IGNORECASE)
+BAIL_OUT = re.compile(r'( *)(Bail out!.*)')
+KTAP = re.compile(r' *(?:K?TAP version \d|1\.\.\d)')
+RECORD = re.compile(r'up|stuck|prog (?:\d+|timeout)|(?:leaks|dma_errors|tainted) \S+|end|')
 EXPECT = re.compile(r'(ok|skip|fail|none|leak) +(?!# )(\S.*?)(?:\s+# (.*)|\s*)')
-HOST_FILE = re.compile(r'# host-file ([^/\s]+) (0x[0-9a-fA-F]{1,15}|[0-9]{1,18}) ((?:[0-9a-fA-F]{2})+)')
+HOST_FILE = re.compile(r'# host-file ([^/\s\0]+) (0x[0-9a-fA-F]{1,15}|[0-9]{1,18}) ((?:[0-9a-fA-F]{2})+)')
 
 # outcome: passed, failed or skipped; head: what to say of it, '' for nothing
 Case = collections.namedtuple('Case', 'outcome head name reason')
@@ -76,7 +79,8 @@ def patterns(path):
 
 
 def read_expectations(paths):
-    """Lines "ok|skip|fail|none|leak NAME [# reason]"; a later one overrides an earlier one."""
+    """Lines "ok|skip|fail|none|leak NAME [# reason]"; a later one overrides an earlier one.
+    "none COLLECTION:" overrides all of that collection."""
     expected = {}
     for path in paths:
         for nr, line in enumerate(read(pathlib.Path(path)), 1):
@@ -86,6 +90,8 @@ def read_expectations(paths):
             if not match:
                 raise BadInput(f'{path}:{nr}: not "ok|skip|fail|none|leak NAME [# reason]": {line}')
             result, name, reason = match.groups(default='')
+            if result == 'none' and name.endswith(':'):
+                expected = {n: what for n, what in expected.items() if not n.startswith(name)}
             expected[name] = (result, reason)
     return expected
 
@@ -95,19 +101,47 @@ class Block:
 
     def __init__(self):
         self.plan = None
+        self.skip = ''      # of "1..0 # SKIP"
+        self.number = 0     # of the last result
+        self.wrong = ''
         self.results = []
 
     def empty(self):
         return not self.plan and not self.results
 
-    def whole(self):
-        return self.empty() or self.plan == len(self.results)
+    def fault(self):
+        """What is wrong with its form"""
+        if not self.empty() and self.plan != len(self.results):
+            return f'its plan is {self.plan}, {len(self.results)} results'
+        return self.wrong
+
+    def add_plan(self, count, skip):
+        # a test can be a script that runs several programs
+        self.plan = (self.plan or 0) + count
+        self.number = 0
+        self.skip = skip
+
+    def add(self, bad, number, name, below):
+        found = DIRECTIVE.search(name)
+        directive = found[1].rstrip() if found else ''
+        name = name[:found.start()] if found else name
+        skip = directive.upper().startswith(('SKIP', 'XFAIL'))
+        self.number += 1
+        # ksft_exit_skip() gives a number that the result before it had
+        if number and number.lstrip('0') != str(self.number) and not skip:
+            self.wrong = f'its result {self.number} has the number {number}'
+        self.results.append(('skip' if skip else 'fail' if bad else 'ok',
+                             name.strip() or directive or number, directive, below))
 
     def leaves(self, path=''):
         """(name, result, why) of all below, the parents too where they say more."""
         for result, name, why, below in self.results:
             name = f'{path}/{name}' if path else name
+            if below.fault():
+                yield f'{name} ({below.fault()})', 'fail', ''
             if below.empty():
+                if result == 'ok' and below.skip:
+                    result, why = 'skip', below.skip
                 yield (f'{name} ({why})' if result == 'fail' and why else name), result, why
                 continue
             inner = list(below.leaves(name))
@@ -118,28 +152,26 @@ class Block:
                 yield f'{name} ({why or "failed"})', 'fail', why
             if result == 'skip' and all(r != 'skip' for _, r, _ in inner):
                 yield f'{name} (exit=4)', 'skip', why
-            if not below.whole():
-                yield f'{name} (its plan is {below.plan}, {len(below.results)} results)', 'fail', ''
 
 
 def parse_ktap(lines):
     """A result takes what was seen one level below it since the last one."""
     blocks = collections.defaultdict(Block)
     for line in lines:
-        plan, result = PLAN.match(line), RESULT.match(line)
+        plan, result, bail_out = PLAN.match(line), RESULT.match(line), BAIL_OUT.match(line)
         if plan:
-            block = blocks[len(plan[1]) // 4]
-            # a test can be a script that runs several programs
-            block.plan = (block.plan or 0) + int(plan[2])
+            blocks[len(plan[1]) // 4].add_plan(int(plan[2]), plan[3])
+        elif bail_out:
+            blocks[len(bail_out[1]) // 4].results.append(('fail', bail_out[2], '', Block()))
         elif result:
-            indent, bad, number, name, directive = result.groups(default='')
-            skip = directive.upper().startswith(('SKIP', 'XFAIL'))
+            indent, bad, number, name = result.groups(default='')
             depth = len(indent) // 4
             below = blocks.pop(depth + 1, Block())
-            blocks[depth].results.append(('skip' if skip else 'fail' if bad else 'ok',
-                                          name.strip() or directive or number, directive, below))
-    if any(blocks):     # results whose parent's result is missing
-        blocks[0].plan = -1
+            if [blocks.pop(deeper) for deeper in list(blocks) if deeper > depth]:
+                below.wrong = 'results below a result that is missing'
+            blocks[depth].add(bad, number, name, below)
+    if any(blocks):
+        blocks[0].wrong = 'results below a result that is missing'
     return blocks[0]
 
 
@@ -205,7 +237,7 @@ def log_problems(lines, splats):
     if not deny:
         raise BadInput(f'{splats}.deny has no patterns')
     bad = [(SPLAT, f'kernel log, line {nr}: {line}') for nr, line in enumerate(lines, 1)
-           if any(p.search(line) for p in deny) and not any(p.search(line) for p in allow)]
+           if any(p.search(line[:4096]) for p in deny) and not any(p.search(line[:4096]) for p in allow)]
     return bad[:20]
 
 
@@ -245,7 +277,9 @@ def record_problems(run, record, serial, ktap, leaks):
         return [(SPLAT, 'the guest wrote no exit record' +
                  (', its time was up' if status in ('124', '137') else '') +
                  (f'; the last test was {last[-1][2:]}' if last else ''))]
-    bad = []
+    bad = [f'the guest said: {line}' for line in record if not RECORD.fullmatch(line)]
+    if record[-2:] != ['end', '']:
+        bad.append('the exit record is not the last thing that the guest wrote')
     if status != '0' or not any('reboot: Power down' in line for line in serial):
         bad.append(f'the guest did not power off (QEMU ended with status {status})')
     if number(words.get('leaks')) != leaks:
@@ -266,7 +300,7 @@ def prog_results(prog, block, record):
     say(f'{prog}: ' + {None: 'did not end', 'timeout': 'timeout'}.get(said, f'exit status {said}'))
     run = Block()
     run.plan = 1
-    why = '' if said == '0' else 'TIMEOUT' if said == 'timeout' else f'exit={said}'
+    why = {None: 'did not end', '0': '', 'timeout': 'TIMEOUT'}.get(said, f'exit={said}')
     run.results.append(('fail' if why else 'ok', prog, why, block))
     return run
 
@@ -279,11 +313,11 @@ def judge(args):
     problems = log_problems(serial, args.splats) + record_problems(args.run, record, serial, ktap, len(leaks))
 
     block = parse_ktap(ktap)
-    # What a program prints need be no KTAP
-    if not block.whole() or not args.prog and (block.empty() or ktap[-1]):
-        problems.append((SPLAT, 'the KTAP is not complete'))
     if args.prog:
-        block = prog_results(args.prog, block, record)
+        # What a program prints need be no KTAP
+        block = prog_results(args.prog, block if any(map(KTAP.match, ktap)) else Block(), record)
+    elif block.empty() or block.fault() or ktap[-1]:
+        problems.append((SPLAT, 'the KTAP is not complete'))
     results = list(number_twins([*block.leaves(), *host_files(args.run, ktap)]))
 
     if args.record and 'end' in record:

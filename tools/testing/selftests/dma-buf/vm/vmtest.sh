@@ -41,14 +41,16 @@ jobs=$(nproc)
 usage()
 {
 	cat <<USAGE
-$0 [options] [-p PROG [ARG...]]
-  -t TEST    run this only: COLLECTION, COLLECTION:PROG, or the last part of
-             either; may be repeated
+$0 [options] [-p PROG [ARG...] | -m [ARG...]]
+  -t TEST    run this only: COLLECTION, COLLECTION:PROG, the last part of
+             either, or the last argument; may be repeated
   -l         list the tests, or those that -t selects
   -n         build nothing: run what the last run has built
   -d         the demonstration: the tests of demo.d, their comments only
   -p PROG    run a static program as root instead of the tests; what it prints
              appears unchanged, its exit status is the result
+  -m         call make for the configured kernel, with the arguments that
+             follow, and do nothing else
   -i         an interactive shell on the serial console instead of the tests
   -a ARCH    $(known arch .sh)(default: $host)
   -c CONFIG  $(known configs .config)(default: plain)
@@ -155,7 +157,7 @@ check_config()
 	[ $missing = 0 ] || die "change the fragments, or see what these symbols depend on"
 }
 
-build_kernel()
+configure()
 {
 	local id frag
 	mapfile -t frag < <(fragments)
@@ -168,9 +170,14 @@ build_kernel()
 		check_config "${frag[@]}"
 		echo "$id" >"$out/kernel/.vmtest"
 	fi
-	say "building the kernel of $kernel_tree ($arch, $config; log: $out/build.log)"
 	quietly config.log kmake olddefconfig
 	check_config "${frag[@]}"
+}
+
+build_kernel()
+{
+	say "building the kernel of $kernel_tree ($arch, $config; log: $out/build.log)"
+	configure
 	quietly build.log kmake "${kernel_image##*/}" modules
 	rm -rf "$out/guest/lib/modules"
 	quietly modules.log kmake modules_install INSTALL_MOD_PATH="$out/guest" INSTALL_MOD_STRIP=1
@@ -215,14 +222,16 @@ build_guest()
 	quietly init.log "${user_cross}gcc" -static -O2 -Wall -o "$g/init" "$vm/init.c"
 }
 
-# tests_of FILE...: what the files of tests.d name, COLLECTION:PROG [ARG...] a line
+# tests_of FILE...: what the files of tests.d name, COLLECTION:PROG [ARG...] a line.
+# A program of a suite that another file names is that topic's.
 tests_of()
 {
 	local f target
 	for f; do
 		for target in $(keyword target "$f"); do
 			[[ " ${without[*]} " != *" $target "* ]] || continue
-			grep "^$target:" "$tests_out/tests/root/kselftest/kselftest-list.txt" || {
+			grep "^$target:" "$tests_out/tests/root/kselftest/kselftest-list.txt" |
+				grep -vxFf <(keyword run "$vm"/tests.d/*) || {
 				say "the suite '$target' of $f has no tests"
 				return 1
 			}
@@ -243,7 +252,8 @@ select_tests()
 		while IFS= read -r line; do
 			coll=${line%%:*}
 			case $t in
-			"$line" | "$coll" | "${coll##*/}" | "${line#*:}" | "${coll##*/}:${line#*:}")
+			"$line" | "$coll" | "${coll##*/}" | "${line#*:}" | \
+			"${coll##*/}:${line#*:}" | "${line##* }")
 				echo "$line"
 				found=1
 				;;
@@ -380,7 +390,9 @@ boot()
 		ktap=(-chardev "file,id=ktap,path=$run/ktap")
 	}
 	slow=$(slowness)
-	words="console=$console panic=-1 $append $cmdline vmtest_mode=$mode vmtest_slow=$slow"
+	# A test that lowers the level of the console must hide nothing.
+	words="console=$console ignore_loglevel panic=-1 $append $cmdline"
+	words+=" vmtest_mode=$mode vmtest_slow=$slow"
 	words+=" VMTEST_SCALE=$scale${VMTEST_TIMEOUT:+ vmtest_timeout=$VMTEST_TIMEOUT}"
 	truncate -s 4M "$run/ivshmem"
 	truncate -s 1G "$run/ivshmem2"
@@ -431,13 +443,14 @@ verdict()
 		--run "$run" --splats "$vm/splats" "${opt[@]}" "${expect[@]}"
 }
 
-while getopts t:lndp:ia:c:s:A:D:S:k:T:o:O:xr:h opt; do
+while getopts t:lndp:mia:c:s:A:D:S:k:T:o:O:xr:h opt; do
 	case $opt in
 	t) tests+=("$OPTARG") ;;
 	l) mode=list ;;
 	n) nobuild=1 ;;
 	d) mode=demo ;;
 	p) mode=prog prog=$OPTARG ;;
+	m) mode="make" ;;
 	i) mode=shell ;;
 	a) arch=$OPTARG ;;
 	c) config=$OPTARG ;;
@@ -457,7 +470,7 @@ while getopts t:lndp:ia:c:s:A:D:S:k:T:o:O:xr:h opt; do
 done
 shift $((OPTIND - 1))
 args=("$@")
-[ "$mode" = prog ] || [ $# = 0 ] || { usage >&2; exit 2; }
+[[ $mode = prog || $mode = make || $# = 0 ]] || { usage >&2; exit 2; }
 
 [ -f "$vm/arch/$arch.sh" ] || die "unknown architecture '$arch'; there is: $(known arch .sh)"
 [ -f "$vm/configs/$config.config" ] ||
@@ -467,11 +480,6 @@ kernel_tree=$(realpath "$kernel_tree")
 for n in "$scale" "$cpus" "${VMTEST_TIMEOUT:-1}"; do
 	[[ $n =~ ^[1-9][0-9]*$ ]] ||
 		die "VMTEST_SCALE, VMTEST_TIMEOUT and -s are whole numbers from 1 on, not '$n'"
-done
-for n in "${args[@]}"; do
-	if [ ${#n} -ge 1000 ] || [ ${#args[@]} -gt 60 ] || [[ $n == *$'\n'* ]]; then
-		die "the program can get 60 arguments of less than 1000 bytes, without newlines"
-	fi
 done
 # shellcheck source=arch/x86_64.sh
 . "$vm/arch/$arch.sh"
@@ -488,7 +496,7 @@ esac
 if [ -n "$sysroot" ]; then
 	sysroot=$(realpath "$sysroot")
 	[ -x "$sysroot/bin/busybox" ] || die "-S: $sysroot has no bin/busybox: see README.rst"
-elif [ "$user_arch" != "$host" ]; then
+elif [ "$user_arch" != "$host" ] && [ "$mode" != make ]; then
 	die "$arch needs a folder of its libraries and static programs: -S, see README.rst"
 fi
 if [ "$mode" = prog ]; then
@@ -497,6 +505,11 @@ if [ "$mode" = prog ]; then
 		die "PROG: '$prog' is no program for $arch"
 	! readelf -l "$prog" | grep -q INTERP ||
 		die "PROG: '$prog' needs libraries, which the guest has not: link it with -static"
+	for n in "${args[@]}"; do
+		if [ ${#n} -ge 1000 ] || [ ${#args[@]} -gt 60 ] || [[ $n == *$'\n'* ]]; then
+			die "PROG can get 60 arguments of less than 1000 bytes, without newlines"
+		fi
+	done
 fi
 
 out=$(realpath -m "${out:-$vm/build/$arch-$config}")
@@ -504,7 +517,7 @@ tests_out=$(realpath -m "${tests_out:-$out}")
 [ -z "$record" ] || record=$(realpath -m "$record")
 tools=("$qemu" "${cross_compile}gcc" "${user_cross}gcc" make flex bison bc cpio rsync depmod)
 tools+=(python3 readelf)
-[ -n "$sysroot" ] || tools+=(busybox bash-static)
+[ -n "$sysroot" ] || [ "$mode" = make ] || tools+=(busybox bash-static)
 [ -z "$dt" ] || tools+=(dtc fdtoverlay)
 for tool in "${tools[@]}"; do
 	command -v "$tool" >/dev/null ||
@@ -525,6 +538,12 @@ mkdir -p "$out" "$tests_out"
 exec 8>"$out/lock" 9>"$tests_out/lock.tests"
 if ! flock -n 8 || ! flock -n 9; then
 	die "another run uses $out or $tests_out; wait for it to end"
+fi
+
+if [ "$mode" = make ]; then
+	configure
+	kmake "${args[@]}"
+	exit
 fi
 
 # The stamp stands for kernel, modules, tests and init, of one build that went well.
@@ -551,5 +570,6 @@ rm -f "$run/initrd"
 [ "$mode" != shell ] || exit 0
 code=0
 verdict || code=$?
+[ $code -le 4 ] || code=2
 [ $code != 3 ] || decode
 exit $code

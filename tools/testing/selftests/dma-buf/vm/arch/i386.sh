@@ -7,5 +7,5 @@ user_arch=i386
 user_cross=i686-linux-gnu-
 triplet=i386-linux-gnu
 elf_machine="Intel 80386"
-# suites that do not support it
-without=(vfio dma-buf/vm)
+# suites that do not support it, or of what has no compat ioctls
+without=(vfio iommu dma-buf/vm)
