@@ -56,6 +56,33 @@ base_tree() {
 	printf '%s\n' "$dir"
 }
 
+# tests_tree: the base with the tests of kernel code that the series has, and nothing else of it, in
+# build/tests/linux; prints its path
+tests_tree() {
+	local dir=$build/tests/linux commits=() c files
+	for c in $(git -C "$build/linux" rev-list --reverse base..series); do
+		files=$(git -C "$build/linux" diff-tree --no-commit-id --name-only -r "$c")
+		! grep -q '/st-' <<<"$files" || grep -qvE '^(tools/testing/|MAINTAINERS$)|/st-[^/]*$|/(Kconfig|Makefile)$' <<<"$files" || commits+=("$c")
+	done
+	if [ "$(cat "$dir/.git/tests" 2>/dev/null)" != "${commits[*]}" ] ||
+		[ -n "$(git -C "$dir" status --porcelain -uno)" ]; then
+		if [ ! -e "$dir/.git" ]; then
+			need_space "$build" 4
+			rm -rf "$dir.part"
+			mkdir -p "$build/tests"
+			say "writing the tree $dir (once)"
+			pgit clone -q -b base "$build/linux" "$dir.part"
+			mv "$dir.part" "$dir"
+		fi
+		pgit -C "$dir" fetch -q origin series
+		pgit -C "$dir" reset -q --hard origin/base
+		pgit -C "$dir" -c user.name=x -c user.email=x@localhost.invalid cherry-pick -X theirs "${commits[@]}" >/dev/null ||
+			die "the series' tests do not apply to the base alone: see $dir"
+		echo "${commits[*]}" >"$dir/.git/tests"
+	fi
+	printf '%s\n' "$dir"
+}
+
 # git without the user's configuration, ~/.config/git and the caller's repository (a hook sets it):
 # what it writes must be the same everywhere
 # shellcheck disable=SC2046
