@@ -209,7 +209,7 @@ build_guest()
 	for f in busybox bash-static; do
 		path=$sysroot/bin/$f
 		[ -n "$sysroot" ] || path=$(command -v $f)
-		! readelf -l "$path" | grep -q INTERP ||
+		! grep -q INTERP < <(readelf -l "$path") ||
 			die "$path is linked dynamically: install busybox-static and bash-static"
 		cp "$path" "$g/bin/${f%-static}"
 	done
@@ -501,9 +501,9 @@ elif [ "$user_arch" != "$host" ] && [ "$mode" != make ]; then
 fi
 if [ "$mode" = prog ]; then
 	[ -f "$prog" ] || die "PROG: there is no file '$prog'"
-	readelf -h "$prog" 2>/dev/null | grep -q "Machine: .*$elf_machine" ||
+	grep -q "Machine: .*$elf_machine" < <(readelf -h "$prog" 2>/dev/null) ||
 		die "PROG: '$prog' is no program for $arch"
-	! readelf -l "$prog" | grep -q INTERP ||
+	! grep -q INTERP < <(readelf -l "$prog") ||
 		die "PROG: '$prog' needs libraries, which the guest has not: link it with -static"
 	for n in "${args[@]}"; do
 		if [ ${#n} -ge 1000 ] || [ ${#args[@]} -gt 60 ] || [[ $n == *$'\n'* ]]; then
