@@ -4,12 +4,12 @@
  * smallest one that does it: it has pages, and syncs each mapping as it was mapped.
  */
 #include <linux/dma-buf.h>
-#include <linux/dma-mapping.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 
+#include "exporter.h"
 #include "st-importer.h"
 
 struct st_buffer {
@@ -45,9 +45,9 @@ static struct sg_table *st_map(struct dma_buf_attachment *attach,
 		sg_set_page(sg, vmalloc_to_page(b->vaddr + i * PAGE_SIZE), PAGE_SIZE, 0);
 
 	mutex_lock(&b->lock);
-	ret = dma_map_sgtable(m->dev, &m->table, dir, DMA_ATTR_DEBUGGING_IGNORE_CACHELINES);
+	ret = dma_map_sgtable(m->dev, &m->table, dir, DMA_BUF_MAP_ATTRS);
 	if (!ret)
-		list_add(&m->list, &b->mappings);
+		dma_buf_add_mapping(&m->list, &b->mappings, dir);
 	mutex_unlock(&b->lock);
 	if (!ret)
 		return &m->table;
@@ -65,7 +65,7 @@ static void st_unmap(struct dma_buf_attachment *attach, struct sg_table *table,
 
 	mutex_lock(&b->lock);
 	list_del(&m->list);
-	dma_unmap_sgtable(m->dev, table, dir, DMA_ATTR_DEBUGGING_IGNORE_CACHELINES);
+	dma_unmap_sgtable(m->dev, table, dir, DMA_BUF_MAP_ATTRS);
 	mutex_unlock(&b->lock);
 	sg_free_table(table);
 	kfree(m);
@@ -75,10 +75,14 @@ static int st_begin_cpu_access(struct dma_buf *buf, enum dma_data_direction dir)
 {
 	struct st_buffer *b = buf->priv;
 	struct st_mapping *m;
+	int ret = dma_buf_wait_for_devices(buf, dir);
+
+	if (ret)
+		return ret;
 
 	mutex_lock(&b->lock);
 	list_for_each_entry(m, &b->mappings, list)
-		dma_sync_sgtable_for_cpu(m->dev, &m->table, m->dir);
+		dma_buf_sync_for_cpu(m->dev, &m->table, m->dir, dir);
 	mutex_unlock(&b->lock);
 	return 0;
 }
@@ -89,12 +93,8 @@ static int st_end_cpu_access(struct dma_buf *buf, enum dma_data_direction dir)
 	struct st_mapping *m;
 
 	mutex_lock(&b->lock);
-	list_for_each_entry(m, &b->mappings, list) {
-		if (m->dir == DMA_BIDIRECTIONAL)
-			dma_sync_sgtable_for_device(m->dev, &m->table, dir);
-		else if (m->dir == DMA_FROM_DEVICE || dir != DMA_FROM_DEVICE)
-			dma_sync_sgtable_for_device(m->dev, &m->table, m->dir);
-	}
+	list_for_each_entry(m, &b->mappings, list)
+		dma_buf_sync_for_device(m->dev, &m->table, m->dir, dir);
 	mutex_unlock(&b->lock);
 	return 0;
 }
@@ -150,6 +150,11 @@ static struct dma_buf *st_alloc(struct kunit *test, size_t size)
 	return buf;
 }
 
+static int st_suite_init(struct kunit_suite *suite)
+{
+	return st_open(NULL);
+}
+
 static int st_init(struct kunit *test)
 {
 	test->priv = st_alloc;
@@ -163,6 +168,8 @@ static struct kunit_case st_cases[] = {
 
 static struct kunit_suite dma_buf_test_suite = {
 	.name = "dma-buf",
+	.suite_init = st_suite_init,
+	.suite_exit = st_close,
 	.init = st_init,
 	.test_cases = st_cases,
 };
@@ -170,3 +177,4 @@ static struct kunit_suite dma_buf_test_suite = {
 kunit_test_suite(dma_buf_test_suite);
 
 MODULE_IMPORT_NS("DMA_BUF");
+MODULE_IMPORT_NS("EXPORTED_FOR_KUNIT_TESTING");

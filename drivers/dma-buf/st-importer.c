@@ -4,15 +4,21 @@
  * device reads and writes, it reads and writes at the DMA addresses that it got:
  * in a bounce buffer if there is one.
  */
+#include <linux/delay.h>
 #include <linux/dma-direct.h>
+#include <linux/dma-fence.h>
+#include <linux/dma-map-ops.h>
 #include <linux/dma-mapping.h>
+#include <linux/dma-resv.h>
 #include <linux/fdtable.h>
 #include <linux/highmem.h>
+#include <linux/iommu-dma.h>
 #include <linux/kthread.h>
 #include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/sizes.h>
 #include <linux/uaccess.h>
+#include <linux/vmalloc.h>
 #include <kunit/device.h>
 #include <kunit/visibility.h>
 
@@ -20,7 +26,7 @@
 
 #define SIZE	SZ_64K
 
-const struct st_device st_devices[] = {
+static const struct st_device st_devices[] = {
 	{ "coherent", DMA_BIT_MASK(64), UINT_MAX, true },
 	{ "noncoherent", DMA_BIT_MASK(64), UINT_MAX, false },
 	{ "segments of 64 KiB", DMA_BIT_MASK(64), SZ_64K, false },
@@ -48,7 +54,7 @@ const void *st_device_gen_params(struct kunit *test, const void *prev, char *des
 	strscpy(desc, next->name, KUNIT_PARAM_DESC_SIZE);
 	return next;
 }
-EXPORT_SYMBOL_GPL(st_device_gen_params);
+EXPORT_SYMBOL_IF_KUNIT(st_device_gen_params);
 
 KUNIT_DEFINE_ACTION_WRAPPER(put_buffer, dma_buf_put, struct dma_buf *);
 
@@ -68,6 +74,8 @@ static struct device *new_device(struct kunit *test, const struct st_device *par
 	snprintf(name, sizeof(name), "importer%d", atomic_inc_return(&number));
 	dev = kunit_device_register(test, name);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, dev);
+	if (get_dma_ops(dev) || use_dma_iommu(dev))
+		kunit_skip(test, "its DMA addresses are not known to be those of memory");
 	dev->dma_parms = kunit_kzalloc(test, sizeof(*dev->dma_parms), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, dev->dma_parms);
 	dma_set_max_seg_size(dev, params->max_seg_size);
@@ -96,7 +104,7 @@ struct dma_buf_attachment *st_attach(struct kunit *test, struct dma_buf *buf,
 	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, detach, attach), 0);
 	return attach;
 }
-EXPORT_SYMBOL_GPL(st_attach);
+EXPORT_SYMBOL_IF_KUNIT(st_attach);
 
 /**
  * st_detach() - end an attachment before the end of the test
@@ -109,7 +117,28 @@ void st_detach(struct kunit *test, struct dma_buf_attachment *attach)
 {
 	kunit_release_action(test, detach, attach);
 }
-EXPORT_SYMBOL_GPL(st_detach);
+EXPORT_SYMBOL_IF_KUNIT(st_detach);
+
+/*
+ * What a device sees that does not see the caches of the CPU is memory itself. All
+ * that the test lets the CPU have in its caches goes by another mapping.
+ */
+static void *map_as_device(struct device *dev, phys_addr_t phys)
+{
+	struct page *page = pfn_to_page(PHYS_PFN(phys));
+
+	if (dev_is_dma_coherent(dev))
+		return kmap_local_page(page);
+	return vmap(&page, 1, VM_MAP, pgprot_dmacoherent(PAGE_KERNEL));
+}
+
+static void unmap_as_device(struct device *dev, void *addr)
+{
+	if (dev_is_dma_coherent(dev))
+		kunmap_local(addr);
+	else
+		vunmap(addr);
+}
 
 /* Call @func for each page that the device reaches, until it returns false */
 static bool dma_pages(struct dma_buf_attachment *attach, struct sg_table *sgt,
@@ -127,9 +156,9 @@ static bool dma_pages(struct dma_buf_attachment *attach, struct sg_table *sgt,
 
 		for (; more && phys < end; phys += len) {
 			len = min_t(size_t, end - phys, PAGE_SIZE - offset_in_page(phys));
-			addr = kmap_local_pfn(PHYS_PFN(phys));
-			more = func(addr + offset_in_page(phys), len, value);
-			kunmap_local(addr);
+			addr = map_as_device(attach->dev, phys);
+			more = addr && func(addr + offset_in_page(phys), len, value);
+			unmap_as_device(attach->dev, addr);
 		}
 	}
 	return more;
@@ -158,7 +187,7 @@ void st_device_write(struct dma_buf_attachment *attach, struct sg_table *sgt, u8
 {
 	dma_pages(attach, sgt, fill, value);
 }
-EXPORT_SYMBOL_GPL(st_device_write);
+EXPORT_SYMBOL_IF_KUNIT(st_device_write);
 
 /**
  * st_device_reads() - the device reads all of the buffer
@@ -173,27 +202,27 @@ bool st_device_reads(struct dma_buf_attachment *attach, struct sg_table *sgt, u8
 {
 	return dma_pages(attach, sgt, holds, value);
 }
-EXPORT_SYMBOL_GPL(st_device_reads);
+EXPORT_SYMBOL_IF_KUNIT(st_device_reads);
 
 /* A suite's threads have no file system, so this is opened for them */
 static struct file *exporter, *error_count;
 
 /**
- * st_open() - open the device that exports the buffers of a suite
- * @path: of the device
+ * st_open() - open what a suite needs
+ * @path: of the device that exports the buffers of the suite, or NULL
  *
- * To be called as suite_init. Without the device the tests are skipped.
+ * To be called as suite_init.
  *
  * Context: The process that runs the suite.
  * Return: 0.
  */
 int st_open(const char *path)
 {
-	exporter = filp_open(path, O_RDWR, 0);
+	exporter = path ? filp_open(path, O_RDWR, 0) : NULL;
 	error_count = filp_open("/sys/kernel/debug/dma-api/error_count", O_RDONLY, 0);
 	return 0;
 }
-EXPORT_SYMBOL_GPL(st_open);
+EXPORT_SYMBOL_IF_KUNIT(st_open);
 
 /**
  * st_close() - the suite_exit that goes with st_open()
@@ -210,7 +239,20 @@ void st_close(struct kunit_suite *suite)
 	exporter = NULL;
 	error_count = NULL;
 }
-EXPORT_SYMBOL_GPL(st_close);
+EXPORT_SYMBOL_IF_KUNIT(st_close);
+
+/**
+ * st_need_exporter() - skip the test if st_open() has not found the device
+ * @test: the test
+ *
+ * Context: The thread of a test that has taken nothing yet.
+ */
+void st_need_exporter(struct kunit *test)
+{
+	if (IS_ERR_OR_NULL(exporter))
+		kunit_skip(test, "no device, error %ld", PTR_ERR(exporter));
+}
+EXPORT_SYMBOL_IF_KUNIT(st_need_exporter);
 
 /**
  * st_ioctl() - call ioctl() of the device of st_open(), as user space does
@@ -227,8 +269,6 @@ long st_ioctl(struct kunit *test, unsigned int cmd, void *arg, size_t size)
 	unsigned long user;
 	long ret;
 
-	if (IS_ERR_OR_NULL(exporter))
-		kunit_skip(test, "no device, error %ld", PTR_ERR(exporter));
 	user = kunit_vm_mmap(test, NULL, 0, PAGE_ALIGN(size), PROT_READ | PROT_WRITE,
 			     MAP_ANONYMOUS | MAP_PRIVATE, 0);
 	KUNIT_ASSERT_FALSE(test, !user || IS_ERR_VALUE(user));
@@ -237,7 +277,7 @@ long st_ioctl(struct kunit *test, unsigned int cmd, void *arg, size_t size)
 	KUNIT_ASSERT_EQ(test, copy_from_user(arg, (void __user *)user, size), 0);
 	return ret;
 }
-EXPORT_SYMBOL_GPL(st_ioctl);
+EXPORT_SYMBOL_IF_KUNIT(st_ioctl);
 
 /**
  * st_buffer_of_fd() - take the buffer of an fd, which is closed
@@ -256,7 +296,7 @@ struct dma_buf *st_buffer_of_fd(struct kunit *test, int fd)
 	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, put_buffer, buf), 0);
 	return buf;
 }
-EXPORT_SYMBOL_GPL(st_buffer_of_fd);
+EXPORT_SYMBOL_IF_KUNIT(st_buffer_of_fd);
 
 /**
  * st_dma_errors() - how many errors CONFIG_DMA_API_DEBUG has counted
@@ -283,7 +323,7 @@ u32 st_dma_errors(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, kstrtou32(strim(text), 10, &count), 0);
 	return count;
 }
-EXPORT_SYMBOL_GPL(st_dma_errors);
+EXPORT_SYMBOL_IF_KUNIT(st_dma_errors);
 
 static struct dma_buf *new_buffer(struct kunit *test, size_t size)
 {
@@ -376,7 +416,7 @@ void st_case_sync(struct kunit *test)
 		}
 	}
 }
-EXPORT_SYMBOL_GPL(st_case_sync);
+EXPORT_SYMBOL_IF_KUNIT(st_case_sync);
 
 /**
  * st_case_device_writes() - the CPU sees what the device has written, in a SYNC and after the unmap
@@ -407,7 +447,7 @@ void st_case_device_writes(struct kunit *test)
 		KUNIT_EXPECT_TRUE_MSG(test, cpu_reads(test, addr, 0x33), "direction %d", dirs[i]);
 	}
 }
-EXPORT_SYMBOL_GPL(st_case_device_writes);
+EXPORT_SYMBOL_IF_KUNIT(st_case_device_writes);
 
 /**
  * st_case_cpu_writes() - the device sees what the CPU has written, from the map on and after a SYNC
@@ -438,7 +478,7 @@ void st_case_cpu_writes(struct kunit *test)
 		KUNIT_EXPECT_TRUE(test, cpu_reads(test, addr, 0x55));
 	}
 }
-EXPORT_SYMBOL_GPL(st_case_cpu_writes);
+EXPORT_SYMBOL_IF_KUNIT(st_case_cpu_writes);
 
 /**
  * st_case_reading_keeps() - a CPU that reads does not overwrite what the device writes meanwhile
@@ -462,7 +502,7 @@ void st_case_reading_keeps(struct kunit *test)
 	end(test, buf, DMA_FROM_DEVICE);
 	unmap(attach, sgt, DMA_BIDIRECTIONAL);
 }
-EXPORT_SYMBOL_GPL(st_case_reading_keeps);
+EXPORT_SYMBOL_IF_KUNIT(st_case_reading_keeps);
 
 /**
  * st_case_two_importers() - one device writes, another one reads what a SYNC has passed on
@@ -475,8 +515,9 @@ void st_case_two_importers(struct kunit *test)
 	struct dma_buf *buf = new_buffer(test, SIZE);
 	struct dma_buf_attachment *writer = st_attach(test, buf, test->param_value);
 	struct dma_buf_attachment *reader = st_attach(test, buf, &st_devices[0]);
+	void __user *addr = map_for_cpu(test, buf);
 	u32 errors = st_dma_errors(test);
-	struct sg_table *from, *to, *third;
+	struct sg_table *from, *to, *both;
 
 	from = map(test, writer, DMA_FROM_DEVICE);
 	to = map(test, reader, DMA_TO_DEVICE);
@@ -486,13 +527,24 @@ void st_case_two_importers(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, st_device_reads(reader, to, 0x77));
 	unmap(reader, to, DMA_TO_DEVICE);
 
-	/* and both may write */
-	third = map(test, reader, DMA_BIDIRECTIONAL);
+	/* one that could have written does not hide what the other one has */
+	both = map(test, reader, DMA_BIDIRECTIONAL);
+	st_device_write(writer, from, 0x88);
+	begin(test, buf, DMA_BIDIRECTIONAL);
+	KUNIT_EXPECT_TRUE(test, cpu_reads(test, addr, 0x88));
+	end(test, buf, DMA_BIDIRECTIONAL);
+	KUNIT_EXPECT_TRUE(test, st_device_reads(reader, both, 0x88));
 	unmap(writer, from, DMA_FROM_DEVICE);
-	unmap(reader, third, DMA_BIDIRECTIONAL);
+	from = map(test, writer, DMA_FROM_DEVICE);
+	st_device_write(writer, from, 0x99);
+	begin(test, buf, DMA_FROM_DEVICE);
+	KUNIT_EXPECT_TRUE(test, cpu_reads(test, addr, 0x99));
+	end(test, buf, DMA_FROM_DEVICE);
+	unmap(reader, both, DMA_BIDIRECTIONAL);
+	unmap(writer, from, DMA_FROM_DEVICE);
 	KUNIT_EXPECT_EQ(test, errors, st_dma_errors(test));
 }
-EXPORT_SYMBOL_GPL(st_case_two_importers);
+EXPORT_SYMBOL_IF_KUNIT(st_case_two_importers);
 
 /**
  * st_case_segments() - no segment is too long for the device, and none is missing
@@ -520,7 +572,81 @@ void st_case_segments(struct kunit *test)
 	unmap(attach, sgt, DMA_BIDIRECTIONAL);
 	KUNIT_EXPECT_EQ(test, errors, st_dma_errors(test));
 }
-EXPORT_SYMBOL_GPL(st_case_segments);
+EXPORT_SYMBOL_IF_KUNIT(st_case_segments);
+
+static const char *st_fence_name(struct dma_fence *fence)
+{
+	return "st-importer";
+}
+
+static const struct dma_fence_ops st_fence_ops = {
+	.get_driver_name = st_fence_name,
+	.get_timeline_name = st_fence_name,
+};
+
+struct st_job {
+	struct dma_buf_attachment *attach;
+	struct sg_table *sgt;
+	struct dma_fence *fence;
+};
+
+/* A device that is done with its job after a while */
+static int run_job(void *data)
+{
+	struct st_job *job = data;
+
+	msleep(20);
+	st_device_write(job->attach, job->sgt, 0xaa);
+	dma_fence_signal(job->fence);
+	while (!kthread_should_stop())
+		schedule_timeout_interruptible(HZ);
+	return 0;
+}
+
+static void stop_thread(void *task)
+{
+	kthread_stop(task);
+}
+
+KUNIT_DEFINE_ACTION_WRAPPER(put_fence, dma_fence_put, struct dma_fence *);
+
+/**
+ * st_case_waits() - the CPU sees what a device writes that is still busy when the SYNC begins
+ * @test: the test
+ *
+ * Context: The thread of a test.
+ */
+void st_case_waits(struct kunit *test)
+{
+	struct dma_buf *buf = new_buffer(test, SIZE);
+	struct dma_buf_attachment *attach = st_attach(test, buf, test->param_value);
+	void __user *addr = map_for_cpu(test, buf);
+	struct st_job job = { .attach = attach };
+	struct task_struct *task;
+
+	/* the fence outlives the test, in the buffer */
+	job.fence = kzalloc_obj(*job.fence);
+	KUNIT_ASSERT_NOT_NULL(test, job.fence);
+	dma_fence_init(job.fence, &st_fence_ops, NULL, dma_fence_context_alloc(1), 1);
+	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, put_fence, job.fence), 0);
+	job.sgt = map(test, attach, DMA_FROM_DEVICE);
+	dma_resv_lock(buf->resv, NULL);
+	if (!dma_resv_reserve_fences(buf->resv, 1))
+		dma_resv_add_fence(buf->resv, job.fence, DMA_RESV_USAGE_WRITE);
+	dma_resv_unlock(buf->resv);
+
+	task = kthread_run(run_job, &job, "st-job");
+	if (IS_ERR(task))
+		dma_fence_signal(job.fence);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, task);
+	begin(test, buf, DMA_FROM_DEVICE);
+	KUNIT_EXPECT_TRUE(test, dma_fence_is_signaled(job.fence));
+	KUNIT_EXPECT_TRUE(test, cpu_reads(test, addr, 0xaa));
+	end(test, buf, DMA_FROM_DEVICE);
+	kthread_stop(task);
+	unmap(attach, job.sgt, DMA_FROM_DEVICE);
+}
+EXPORT_SYMBOL_IF_KUNIT(st_case_waits);
 
 static int sync_all_the_time(void *data)
 {
@@ -535,11 +661,6 @@ static int sync_all_the_time(void *data)
 		cond_resched();
 	}
 	return 0;
-}
-
-static void stop_thread(void *task)
-{
-	kthread_stop(task);
 }
 
 /**
@@ -580,7 +701,7 @@ void st_case_map_while_syncing(struct kunit *test)
 	kunit_release_action(test, stop_thread, task);
 	KUNIT_EXPECT_EQ(test, errors, st_dma_errors(test));
 }
-EXPORT_SYMBOL_GPL(st_case_map_while_syncing);
+EXPORT_SYMBOL_IF_KUNIT(st_case_map_while_syncing);
 
 MODULE_DESCRIPTION("KUnit importers of dma-bufs");
 MODULE_LICENSE("GPL");

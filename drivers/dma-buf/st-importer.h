@@ -26,8 +26,6 @@ struct st_device {
 	bool coherent;
 };
 
-extern const struct st_device st_devices[];
-
 /* The exporter under test: what test->priv has to be for the cases below */
 typedef struct dma_buf *(*st_alloc_t)(struct kunit *test, size_t size);
 
@@ -41,6 +39,7 @@ bool st_device_reads(struct dma_buf_attachment *attach, struct sg_table *sgt,
 
 int st_open(const char *path);
 void st_close(struct kunit_suite *suite);
+void st_need_exporter(struct kunit *test);
 long st_ioctl(struct kunit *test, unsigned int cmd, void *arg, size_t size);
 struct dma_buf *st_buffer_of_fd(struct kunit *test, int fd);
 u32 st_dma_errors(struct kunit *test);
@@ -51,6 +50,7 @@ void st_case_device_writes(struct kunit *test);
 void st_case_cpu_writes(struct kunit *test);
 void st_case_reading_keeps(struct kunit *test);
 void st_case_two_importers(struct kunit *test);
+void st_case_waits(struct kunit *test);
 void st_case_segments(struct kunit *test);
 void st_case_map_while_syncing(struct kunit *test);
 
@@ -61,6 +61,7 @@ void st_case_map_while_syncing(struct kunit *test);
 	KUNIT_CASE_PARAM(st_case_cpu_writes, st_device_gen_params),	\
 	KUNIT_CASE_PARAM(st_case_reading_keeps, st_device_gen_params),	\
 	KUNIT_CASE_PARAM(st_case_two_importers, st_device_gen_params),	\
+	KUNIT_CASE_PARAM(st_case_waits, st_device_gen_params),		\
 	KUNIT_CASE_PARAM(st_case_segments, st_device_gen_params),	\
 	KUNIT_CASE_PARAM(st_case_map_while_syncing, st_device_gen_params)
 
