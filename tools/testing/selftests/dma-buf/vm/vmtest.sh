@@ -33,7 +33,8 @@ sysroot=${VMTEST_SYSROOT:-}
 exact=
 without=()
 nobuild=
-cpus=1
+cpus=
+icount=
 memory=4G
 scale=${VMTEST_SCALE:-1}
 jobs=$(nproc)
@@ -54,7 +55,9 @@ $0 [options] [-p PROG [ARG...] | -m [ARG...]]
   -i         an interactive shell on the serial console instead of the tests
   -a ARCH    $(known arch .sh)(default: $host)
   -c CONFIG  $(known configs .config)(default: plain)
-  -s CPUS    default: 1
+  -s CPUS    default: 1, or what the configuration says
+  -I         count instructions: a nanosecond of the guest's clock is one, on one
+             CPU, and a run repeats
   -A WORDS   more words for the kernel's command line, such as swiotlb=force
              or cma=16M
   -D FILE    the machine's device tree gets this overlay instead of the one
@@ -132,8 +135,10 @@ data_files()
 # fragments: later topics may only add to the configuration
 fragments()
 {
-	printf '%s\n' "$vm/kernel.config" "$vm/arch/$kernel_arch.config" \
-		"$vm/configs/$config.config"
+	local f
+	for f in kernel "arch/$kernel_arch" "configs/$config" "arch/$kernel_arch.$config"; do
+		[ ! -f "$vm/$f.config" ] || echo "$vm/$f.config"
+	done
 	data_files config.d .config
 }
 
@@ -141,10 +146,11 @@ fragments()
 kmake()
 {
 	make -C "$kernel_tree" O="$out/kernel" ARCH="$kernel_arch" \
-		CROSS_COMPILE="$cross_compile" CC="$cc" -j"$jobs" "$@"
+		CROSS_COMPILE="$cross_compile" CC="$cc" -j"$jobs" "${variables[@]}" "$@"
 }
 
-# check_config: refuse a configuration that dropped something asked for
+# check_config: refuse a configuration that dropped something asked for. Of what
+# is said of a symbol the last holds.
 check_config()
 {
 	local line missing=0
@@ -153,7 +159,7 @@ check_config()
 			say "the configuration did not take $line"
 			missing=1
 		}
-	done < <(grep -h '^CONFIG_' "$@")
+	done < <(awk -F= '/^CONFIG_/ { last[$1] = $0 } END { for (s in last) print last[s] }' "$@")
 	[ $missing = 0 ] || die "change the fragments, or see what these symbols depend on"
 }
 
@@ -384,19 +390,25 @@ story()
 boot()
 {
 	local serial=(-serial "file:$run/serial") ktap=(-chardev "file,id=ktap,path=/dev/stdout")
-	local words cmd slow limit status=0
+	local words cmd slow limit accel status=0
 	[ "$mode" != shell ] || {
 		serial=(-serial mon:stdio)
 		ktap=(-chardev "file,id=ktap,path=$run/ktap")
 	}
 	slow=$(slowness)
+	accel=(-accel "$(accel)")
+	[ -z "$icount" ] || {
+		accel=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -seed 1
+			-rtc "base=2026-01-01,clock=vm")
+		append+=" nokaslr norandmaps random.trust_cpu=off"
+	}
 	# A test that lowers the level of the console must hide nothing.
 	words="console=$console ignore_loglevel panic=-1 $append $cmdline"
 	words+=" vmtest_mode=$mode vmtest_slow=$slow"
 	words+=" VMTEST_SCALE=$scale${VMTEST_TIMEOUT:+ vmtest_timeout=$VMTEST_TIMEOUT}"
 	truncate -s 4M "$run/ivshmem"
 	truncate -s 1G "$run/ivshmem2"
-	cmd=("$qemu" "${machine[@]}" -accel "$(accel)" -m "$memory" -smp "$cpus"
+	cmd=("$qemu" "${machine[@]}" "${accel[@]}" -m "$memory" -smp "$cpus"
 		-nodefaults -no-user-config -display none -no-reboot
 		-kernel "$out/kernel/$kernel_image" -initrd "$run/initrd"
 		-append "$words"
@@ -443,7 +455,7 @@ verdict()
 		--run "$run" --splats "$vm/splats" "${opt[@]}" "${expect[@]}"
 }
 
-while getopts t:lndp:mia:c:s:A:D:S:k:T:o:O:xr:h opt; do
+while getopts t:lndp:mia:c:s:IA:D:S:k:T:o:O:xr:h opt; do
 	case $opt in
 	t) tests+=("$OPTARG") ;;
 	l) mode=list ;;
@@ -455,6 +467,7 @@ while getopts t:lndp:mia:c:s:A:D:S:k:T:o:O:xr:h opt; do
 	a) arch=$OPTARG ;;
 	c) config=$OPTARG ;;
 	s) cpus=$OPTARG ;;
+	I) icount=1 ;;
 	A) cmdline=$OPTARG ;;
 	D) dt=${OPTARG:-none} ;;
 	S) sysroot=$OPTARG ;;
@@ -477,6 +490,9 @@ args=("$@")
 	die "unknown config '$config'; there is: $(known configs .config)"
 [ -f "$kernel_tree/Kbuild" ] || die "$kernel_tree is no kernel tree"
 kernel_tree=$(realpath "$kernel_tree")
+mapfile -t variables < <(keyword '# make' "$vm/configs/$config.config")
+cpus=${cpus:-$(keyword '# cpus' "$vm/configs/$config.config" | grep . || echo 1)}
+[ -z "$icount" ] || cpus=1
 for n in "$scale" "$cpus" "${VMTEST_TIMEOUT:-1}"; do
 	[[ $n =~ ^[1-9][0-9]*$ ]] ||
 		die "VMTEST_SCALE, VMTEST_TIMEOUT and -s are whole numbers from 1 on, not '$n'"
