@@ -4,7 +4,7 @@
 export CACHE LINUX TARBALL ARCH CONFIG TREE TOPIC TESTS TEST PROG ARGS CMDLINE DT BASE \
 	VMTEST_SCALE VMTEST_TIMEOUT FORMAT SIGNOFF TRAILERS VERSION
 
-.PHONY: help run check check-full vm shell tree refresh prove series
+.PHONY: help run check check-full vm shell tree refresh prove bench series
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo '              PROG=FILE [ARGS="..."] runs a static program instead of the tests'
 	@echo 'make shell    the same with a shell on the console'
 	@echo 'make prove    TEST=x: fails on the base, passes on the series'
+	@echo 'make bench    what some calls take on the series, against the base, in instructions'
 	@echo 'make tree     the patched kernel as a git branch in build/linux, to work in'
 	@echo 'make refresh  the branch back into patches/ and the new files'
 	@echo 'make series   FORMAT=mail|mbox|quilt|debian|single [TOPIC=]: for its users, in build/series'
@@ -39,6 +40,9 @@ shell:
 
 prove:
 	@bin/prove
+
+bench:
+	@bin/bench
 
 tree:
 	@bin/install-packages

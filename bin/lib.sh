@@ -59,10 +59,11 @@ base_tree() {
 # tests_tree: the base with the tests of kernel code that the series has, and nothing else of it, in
 # build/tests/linux; prints its path
 tests_tree() {
-	local dir=$build/tests/linux commits=() c files
+	local dir=$build/tests/linux commits=() c change
 	for c in $(git -C "$build/linux" rev-list --reverse base..series); do
-		files=$(git -C "$build/linux" diff-tree --no-commit-id --name-only -r "$c")
-		! grep -q '/st-' <<<"$files" || grep -qvE '^(tools/testing/|MAINTAINERS$)|/st-[^/]*$|/(Kconfig|Makefile)$' <<<"$files" || commits+=("$c")
+		# Not of selftests alone, and of the base's files those of tests and builds only
+		change=$(git -C "$build/linux" diff-tree --no-commit-id --name-status -r "$c" | grep -vE $'\t(tools/testing/|MAINTAINERS$)') || continue
+		grep -E '^M' <<<"$change" | grep -vE '/(st-[^/]*|Kconfig|Makefile)$' >/dev/null || commits+=("$c")
 	done
 	if [ "$(cat "$dir/.git/tests" 2>/dev/null)" != "${commits[*]}" ] ||
 		[ -n "$(git -C "$dir" status --porcelain -uno)" ]; then
