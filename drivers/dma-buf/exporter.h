@@ -7,6 +7,7 @@
 #define DMA_BUF_EXPORTER_H
 
 #include <linux/dma-buf.h>
+#include <linux/dma-map-ops.h>
 #include <linux/dma-mapping.h>
 #include <linux/dma-resv.h>
 #include <linux/list.h>
@@ -24,8 +25,8 @@
  * @dev: the importer
  *
  * Longer ones are against what the device says it takes, or do not fit into the
- * buffers for bouncing. A device without a DMA mask, which imports but does not map,
- * has no limit; one with a limit below a page gets pages all the same.
+ * buffers for bouncing. It is an answer for every device: some have no DMA mask and
+ * import without ever mapping, some say less than a page and get pages all the same.
  *
  * Return: whole pages, in bytes, at most 2 GiB.
  */
@@ -43,9 +44,10 @@ static inline unsigned int dma_buf_max_segment(struct device *dev)
  * @mappings: all mappings of the buffer
  * @dir: in which it is mapped
  *
- * Those that only a device writes to come last. Where DMA is bounced, a sync for the
- * CPU brings back all of a buffer: what such a device has written has to overwrite
- * what another one could have written, and did not.
+ * Where DMA is bounced, a sync for the CPU brings back all of the buffer, and the last
+ * one wins. So a mapping that is there for nothing but to be written to comes last.
+ * That is right if its device has written all of the buffer; with several mappings
+ * that can be written to, no order is right for all.
  */
 static inline void dma_buf_add_mapping(struct list_head *entry, struct list_head *mappings,
 				       enum dma_data_direction dir)
@@ -57,12 +59,13 @@ static inline void dma_buf_add_mapping(struct list_head *entry, struct list_head
 }
 
 /**
- * dma_buf_wait_for_devices() - wait for the devices whose accesses the CPU must not meet
+ * dma_buf_wait_for_devices() - wait for the fences of accesses that the CPU must not meet
  * @dmabuf: the buffer
  * @cpu: direction of the CPU's access
  *
  * dma_buf_begin_cpu_access() waits, too, but after &dma_buf_ops.begin_cpu_access: what
- * that syncs before a device is done is not what the device has written.
+ * that syncs before a device is done is not what the device has written. Devices with
+ * explicit synchronization have no fences there; to wait for them is up to others.
  *
  * Context: Process context, without locks of the exporter. May sleep.
  * Return: 0, or -ERESTARTSYS.
@@ -102,7 +105,10 @@ static inline void dma_buf_sync_for_cpu(struct device *dev, struct sg_table *sgt
  * @cpu: direction of the CPU's access: DMA_FROM_DEVICE reads, DMA_TO_DEVICE writes
  *
  * A CPU that has only read has nothing for a device, and must not overwrite what the
- * device writes meanwhile. What only the device writes is given back to it.
+ * device writes meanwhile. But there are CPUs whose caches are invalidated here and
+ * not in dma_buf_sync_for_cpu(): those that do not speculate. DMA_FROM_DEVICE does
+ * that, and copies nothing to a bounce buffer. It is not the direction of the map,
+ * with which CONFIG_DMA_API_DEBUG agrees unless the device has mapped a page twice.
  */
 static inline void dma_buf_sync_for_device(struct device *dev, struct sg_table *sgt,
 					   enum dma_data_direction dir,
@@ -110,6 +116,8 @@ static inline void dma_buf_sync_for_device(struct device *dev, struct sg_table *
 {
 	if (dir == DMA_FROM_DEVICE || cpu != DMA_FROM_DEVICE)
 		dma_sync_sgtable_for_device(dev, sgt, dir);
+	else if (dir == DMA_BIDIRECTIONAL && !dev_is_dma_coherent(dev))
+		dma_sync_sgtable_for_device(dev, sgt, DMA_FROM_DEVICE);
 }
 
 #endif

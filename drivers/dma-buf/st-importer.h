@@ -42,6 +42,7 @@ void st_close(struct kunit_suite *suite);
 void st_need_exporter(struct kunit *test);
 long st_ioctl(struct kunit *test, unsigned int cmd, void *arg, size_t size);
 struct dma_buf *st_buffer_of_fd(struct kunit *test, int fd);
+void st_need_dma_errors(struct kunit *test);
 u32 st_dma_errors(struct kunit *test);
 
 const void *st_device_gen_params(struct kunit *test, const void *prev, char *desc);

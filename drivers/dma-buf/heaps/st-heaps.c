@@ -84,8 +84,15 @@ static void st_set_cc_shared(bool value)
 static int st_cc_shared_init(struct kunit_suite *suite)
 {
 	system_heap = filp_open("/dev/dma_heap/system", O_RDWR, 0);
-	if (!IS_ERR(system_heap))
-		st_set_cc_shared(true);
+	if (IS_ERR(system_heap))
+		return st_open(NULL);
+	if (!S_ISCHR(file_inode(system_heap)->i_mode) ||
+	    strcmp(dma_heap_get_name(system_heap->private_data), "system")) {
+		fput(system_heap);
+		system_heap = NULL;
+		return st_open(NULL);
+	}
+	st_set_cc_shared(true);
 	return st_open("/dev/dma_heap/system");
 }
 
@@ -104,10 +111,13 @@ static void st_cc_shared_unmap(struct kunit *test)
 	static const struct st_device device = {
 		"coherent", DMA_BIT_MASK(64), UINT_MAX, true,
 	};
-	struct dma_buf *buf = st_heap_alloc(test, SZ_64K);
-	struct dma_buf_attachment *attach = st_attach(test, buf, &device);
-	u32 errors = st_dma_errors(test);
+	struct dma_buf_attachment *attach;
 	enum dma_data_direction dir;
+	u32 errors;
+
+	st_need_dma_errors(test);
+	attach = st_attach(test, st_heap_alloc(test, SZ_64K), &device);
+	errors = st_dma_errors(test);
 
 	for (dir = DMA_BIDIRECTIONAL; dir < DMA_NONE; dir++) {
 		struct sg_table *sgt = dma_buf_map_attachment_unlocked(attach, dir);

@@ -117,6 +117,10 @@ TEST_F(heap, lengths)
 	EXPECT_EQ(-EINVAL, alloc(self->dev, UINT64_MAX - page + 2));
 	if (variant->cma && 2 * ram <= SIZE_MAX)
 		EXPECT_EQ(-ENOMEM, alloc(self->dev, 2 * ram));
+	if (sizeof(size_t) == 4) {
+		buf = alloc(self->dev, (1ULL << 32) + page);
+		EXPECT_TRUE(buf == -EINVAL || buf == -ENOMEM) TH_LOG("%d", buf);
+	}
 	buf = alloc(self->dev, page + 1);
 	ASSERT_GE(buf, 0);
 	EXPECT_EQ(2 * (off_t)page, lseek(buf, 0, SEEK_END));
@@ -242,9 +246,10 @@ TEST_F(heap, killed)
 		ASSERT_GE(pid, 0);
 		while (!pid) {
 			buf = alloc(self->dev, size);
-			if (buf < 0)
+			if (buf >= 0)
+				close(buf);
+			else if (buf != -ENOMEM)
 				_exit(1);
-			close(buf);
 		}
 		usleep(10000 + 3000 * i);
 		EXPECT_EQ(0, kill(pid, SIGKILL));
@@ -354,8 +359,9 @@ TEST(exhaustion)
 		}
 		EXPECT_EQ(-ENOMEM, buf[n]);
 		EXPECT_GT(n, 1);
+		/* a page that is pinned elsewhere can be in the way for a while */
 		if (round)
-			EXPECT_EQ(total, n);
+			EXPECT_LE(abs(total - n), 1);
 		total = n;
 		/* every other one first */
 		for (n = 0; n < total; n += 2)

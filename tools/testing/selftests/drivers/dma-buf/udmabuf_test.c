@@ -388,6 +388,29 @@ TEST_F(udmabuf, seals)
 	close(pipes[1]);
 }
 
+/* Who may only read a memfd gets no buffer that can be written to */
+TEST_F(udmabuf, read_only_memfd)
+{
+	int memfd = new_memfd(page, 0, F_SEAL_SHRINK), fd;
+	char path[64];
+
+	ASSERT_GE(memfd, 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", memfd);
+	fd = open(path, O_RDONLY);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, page, PROT_WRITE, MAP_SHARED, fd, 0));
+	EXPECT_EQ(EACCES, errno);
+	EXPECT_EQ(-EACCES, create(self->dev, fd, 0, page));
+	close(fd);
+	fd = open(path, O_RDWR);
+	ASSERT_GE(fd, 0);
+	close(memfd);
+	memfd = create(self->dev, fd, 0, page);
+	EXPECT_GE(memfd, 0);
+	close(memfd);
+	close(fd);
+}
+
 /* A buffer does not keep its memfd from being sealed against more writers of it */
 TEST_F(udmabuf, sealed_later)
 {
