@@ -388,7 +388,7 @@ TEST_F(udmabuf, seals)
 	close(pipes[1]);
 }
 
-/* Who may only read a memfd gets no buffer that can be written to */
+/* Who may only read a memfd, or only write it, gets no buffer that can be both */
 TEST_F(udmabuf, read_only_memfd)
 {
 	int memfd = new_memfd(page, 0, F_SEAL_SHRINK), fd;
@@ -400,6 +400,10 @@ TEST_F(udmabuf, read_only_memfd)
 	ASSERT_GE(fd, 0);
 	EXPECT_EQ(MAP_FAILED, mmap(NULL, page, PROT_WRITE, MAP_SHARED, fd, 0));
 	EXPECT_EQ(EACCES, errno);
+	EXPECT_EQ(-EACCES, create(self->dev, fd, 0, page));
+	close(fd);
+	fd = open(path, O_WRONLY);
+	ASSERT_GE(fd, 0);
 	EXPECT_EQ(-EACCES, create(self->dev, fd, 0, page));
 	close(fd);
 	fd = open(path, O_RDWR);
