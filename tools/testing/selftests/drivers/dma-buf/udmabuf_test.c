@@ -528,6 +528,47 @@ TEST_F(udmabuf, lists)
 	close(memfd);
 }
 
+#define PINS	16384
+
+/* U7: each item of a list takes a pin, of which a page bears 2^21, and a WARN comes next */
+TEST_F_TIMEOUT(udmabuf, pins_of_one_page, 300)
+{
+	long limit = read_number(PARAM "list_limit"), before = pinned();
+	int memfd = new_memfd(page, 0, F_SEAL_SHRINK), buf[129], n, i;
+	struct udmabuf_create_list *arg;
+
+	arg = calloc(1, sizeof(*arg) + PINS * sizeof(arg->list[0]));
+	ASSERT_NE(NULL, arg);
+	if (write_number(PARAM "list_limit", PINS))
+		SKIP(return, PARAM "list_limit cannot be written");
+	arg->count = PINS;
+	for (i = 0; i < PINS; i++)
+		arg->list[i] = (struct udmabuf_create_item){ .memfd = memfd, .size = page };
+	for (n = 0; n < 129; n++) {
+		buf[n] = result(ioctl(self->dev, UDMABUF_CREATE_LIST, arg));
+		if (buf[n] < 0)
+			break;
+	}
+	/* half of them: 64 of these buffers are one pin too much */
+	EXPECT_EQ(63, n);
+	if (n < 129)
+		EXPECT_EQ(-ENOMEM, buf[n]);
+	/* Nothing is left of the one that was refused, and others are not affected */
+	EXPECT_EQ(before + (long)n * PINS, pinned());
+	i = new_buffer(self->dev, page);
+	EXPECT_GE(i, 0);
+	close(i);
+	while (n)
+		close(buf[--n]);
+	EXPECT_EQ(before, pinned());
+	i = create(self->dev, memfd, 0, page);
+	EXPECT_GE(i, 0);
+	close(i);
+	close(memfd);
+	free(arg);
+	EXPECT_EQ(0, write_number(PARAM "list_limit", limit));
+}
+
 static int nth_file;
 
 /* The nth allocation from here on fails; 0: none */
