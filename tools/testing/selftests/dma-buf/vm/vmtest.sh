@@ -328,7 +328,7 @@ limit()
 # kvm_boots: QEMU's own exit status says nothing
 kvm_boots()
 {
-	timeout 15 "$qemu" "${machine[@]}" -accel kvm -m 1G -nodefaults -display none \
+	timeout -k 5 15 "$qemu" "${machine[@]}" -accel kvm -m 1G -nodefaults -display none \
 		-no-reboot -serial stdio -kernel "$out/kernel/$kernel_image" \
 		-append "console=$console panic=-1" </dev/null >"$out/kvm.log" 2>&1 || true
 	grep -q 'Unable to mount root' "$out/kvm.log"
@@ -338,13 +338,13 @@ kvm_boots()
 # That /dev/kvm exists proves nothing: some machines have one that hangs.
 accel()
 {
-	local host answer=$out/accel
-	host="$(cat /proc/sys/kernel/random/boot_id) $qemu"
-	if [ "$(head -n 1 "$answer" 2>/dev/null)" != "$host" ]; then
-		printf '%s\ntcg\n' "$host" >"$answer.new"
+	local asked answer=$out/accel
+	asked="$(cat /proc/sys/kernel/random/boot_id) $qemu"
+	if [ "$(head -n 1 "$answer" 2>/dev/null)" != "$asked" ]; then
+		printf '%s\ntcg\n' "$asked" >"$answer.new"
 		if [ "$kernel_arch" = "$host" ] && [ -w /dev/kvm ] &&
 		   kvm_boots; then
-			printf '%s\nkvm\n' "$host" >"$answer.new"
+			printf '%s\nkvm\n' "$asked" >"$answer.new"
 		fi
 		mv "$answer.new" "$answer"
 	fi
@@ -378,6 +378,7 @@ devices=(
 	-device "nvme,bus=rp4,serial=vmtest,pmrdev=pmr"
 	-device "pcie-root-port,id=rp5,chassis=5"
 	-device "bochs-display,bus=rp5"
+	-device "virtio-gpu-pci"
 )
 
 # story: the comments of tests, and what went wrong
