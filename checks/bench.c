@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Run in the guest by bin/bench, on a clock of which a nanosecond is an instruction. A line for each
- * measurement: INSTRUCTIONS <tab> BOUND <tab> NAME, where BOUND is what the series may take of what the base takes.
+ * measurement: INSTRUCTIONS <tab> BOUND <tab> NAME, where BOUND is what the series may take of what the base takes,
+ * or with ":OTHER" behind it, of what OTHER, a line before this one, takes in the same run.
  */
 #define _GNU_SOURCE
+#include <drm/drm.h>
+#include <drm/drm_mode.h>
 #include <err.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-heap.h>
 #include <linux/udmabuf.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -75,6 +82,100 @@ static void allocate(int heap, size_t size)
 	close(data.fd);
 }
 
+static int heap_buffer(size_t size)
+{
+	struct dma_heap_allocation_data data = { .len = size, .fd_flags = O_RDWR | O_CLOEXEC };
+	int heap = open("/dev/dma_heap/system", O_RDWR);
+
+	if (ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data))
+		err(1, "DMA_HEAP_IOCTL_ALLOC of %zu", size);
+	close(heap);
+	return data.fd;
+}
+
+static int derive(int fd)
+{
+	struct dma_buf_derive arg = { .flags = O_RDONLY | O_CLOEXEC };
+
+	return ioctl(fd, DMA_BUF_IOCTL_DERIVE, &arg) ? -1 : arg.fd;
+}
+
+static int reopen(const char *path)
+{
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+static void close_new(int fd)
+{
+	if (fd < 0)
+		err(1, "an fd to close");
+	close(fd);
+}
+
+/* What an fd with less access costs, whatever the buffer, and against what is like it */
+static void bench_derive(void)
+{
+	struct rlimit limit = { 4096, 4096 };
+	int fd = heap_buffer(4096), large, memfd = memfd_create("bench", 0), aliases[1000];
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", memfd);
+	BENCH("1.02", 2000, close_new(eventfd(0, EFD_CLOEXEC)), "eventfd() and close()");
+	BENCH("1.02", 2000, close_new(reopen(path)), "open() of a memfd's link and close()");
+	close(memfd);
+	/* the base */
+	memfd = derive(fd);
+	if (memfd < 0 && errno == ENOTTY)
+		return;
+	close(memfd);
+	BENCH("1.5:eventfd() and close()", 2000, close_new(derive(fd)), "DERIVE and close()");
+	BENCH("1:open() of a memfd's link and close()", 2000, close_new(derive(fd)),
+	      "DERIVE and close(), again");
+	large = heap_buffer(64 << 20);
+	BENCH("1.01:DERIVE and close()", 2000, close_new(derive(large)),
+	      "DERIVE and close(), 64 MiB");
+	close(large);
+	setrlimit(RLIMIT_NOFILE, &limit);
+	for (int i = 0; i < 1000; i++)
+		aliases[i] = derive(fd);
+	BENCH("1.01:DERIVE and close()", 2000, close_new(derive(fd)),
+	      "DERIVE and close(), of a buffer with 1000 derived files");
+	for (int i = 0; i < 1000; i++)
+		close(aliases[i]);
+	close(fd);
+}
+
+/* dma_buf_get() and dma_buf_put(), and little else: the exporter finds its own handle */
+static void bench_get(void)
+{
+	struct drm_mode_create_dumb dumb = { .width = 1024, .height = 1, .bpp = 32 };
+	struct drm_prime_handle prime = { .flags = DRM_RDWR | DRM_CLOEXEC };
+	int drm = -1;
+
+	for (int i = 0; i < 16 && drm < 0; i++) {
+		struct drm_version version = { .name_len = 0 };
+		char path[32], name[16] = "";
+
+		snprintf(path, sizeof(path), "/dev/dri/card%d", i);
+		drm = open(path, O_RDWR | O_CLOEXEC);
+		version.name = name;
+		version.name_len = sizeof(name) - 1;
+		if (drm >= 0 && (ioctl(drm, DRM_IOCTL_VERSION, &version) || strcmp(name, "vgem"))) {
+			close(drm);
+			drm = -1;
+		}
+	}
+	if (drm < 0 || ioctl(drm, DRM_IOCTL_MODE_CREATE_DUMB, &dumb))
+		err(1, "vgem");
+	prime.handle = dumb.handle;
+	if (ioctl(drm, DRM_IOCTL_PRIME_HANDLE_TO_FD, &prime))
+		err(1, "DRM_IOCTL_PRIME_HANDLE_TO_FD");
+	BENCH("1.02", 2000, ioctl(drm, DRM_IOCTL_PRIME_FD_TO_HANDLE, &prime),
+	      "dma_buf_get() and dma_buf_put(), in PRIME_FD_TO_HANDLE");
+	close(prime.fd);
+	close(drm);
+}
+
 int main(void)
 {
 	static const struct { const char *name; size_t size; int count; } sizes[] = {
@@ -112,5 +213,7 @@ int main(void)
 		}
 		close(fd);
 	}
+	bench_derive();
+	bench_get();
 	return 0;
 }
