@@ -3,6 +3,7 @@
  * What every exporter has to do for its importers and for the CPU, shown with the
  * smallest one that does it: it has pages, and syncs each mapping as it was mapped.
  */
+#include <linux/atomic.h>
 #include <linux/dma-buf.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -11,6 +12,8 @@
 
 #include "exporter.h"
 #include "st-importer.h"
+
+static atomic_t st_buffers;
 
 struct st_buffer {
 	void *vaddr;
@@ -112,6 +115,7 @@ static void st_release(struct dma_buf *buf)
 
 	vfree(b->vaddr);
 	kfree(b);
+	atomic_dec(&st_buffers);
 }
 
 static const struct dma_buf_ops st_ops = {
@@ -125,7 +129,15 @@ static const struct dma_buf_ops st_ops = {
 
 KUNIT_DEFINE_ACTION_WRAPPER(put_buffer, dma_buf_put, struct dma_buf *);
 
-static struct dma_buf *st_alloc(struct kunit *test, size_t size)
+/**
+ * st_dma_buf_alloc() - make a buffer of the reference exporter
+ * @test: the test
+ * @size: of the buffer, in bytes, whole pages
+ *
+ * Context: The thread of a test.
+ * Return: the buffer, until the end of the test, or st_dma_buf_put().
+ */
+struct dma_buf *st_dma_buf_alloc(struct kunit *test, size_t size)
 {
 	DEFINE_DMA_BUF_EXPORT_INFO(exp_info);
 	struct st_buffer *b = kzalloc_obj(*b);
@@ -146,8 +158,31 @@ static struct dma_buf *st_alloc(struct kunit *test, size_t size)
 		kfree(b);
 	}
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, buf);
+	atomic_inc(&st_buffers);
 	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, put_buffer, buf), 0);
 	return buf;
+}
+
+/**
+ * st_dma_buf_put() - drop the reference of st_dma_buf_alloc() before the end of the test
+ * @test: the test
+ * @buf: the buffer
+ *
+ * Context: The thread of a test.
+ */
+void st_dma_buf_put(struct kunit *test, struct dma_buf *buf)
+{
+	kunit_release_action(test, put_buffer, buf);
+}
+
+/**
+ * st_dma_buf_count() - how many buffers of the reference exporter there are
+ *
+ * Return: their number; a buffer counts until the exporter's release() has run.
+ */
+int st_dma_buf_count(void)
+{
+	return atomic_read(&st_buffers);
 }
 
 static int st_suite_init(struct kunit_suite *suite)
@@ -157,7 +192,7 @@ static int st_suite_init(struct kunit_suite *suite)
 
 static int st_init(struct kunit *test)
 {
-	test->priv = st_alloc;
+	test->priv = st_dma_buf_alloc;
 	return 0;
 }
 

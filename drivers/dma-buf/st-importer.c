@@ -256,8 +256,9 @@ void st_need_exporter(struct kunit *test)
 EXPORT_SYMBOL_IF_KUNIT(st_need_exporter);
 
 /**
- * st_ioctl() - call ioctl() of the device of st_open(), as user space does
+ * st_file_ioctl() - call ioctl() of a file, as user space does
  * @test: the test
+ * @file: the file
  * @cmd: the command
  * @arg: its argument, which is copied to user memory and back
  * @size: of the argument, in bytes
@@ -265,7 +266,8 @@ EXPORT_SYMBOL_IF_KUNIT(st_need_exporter);
  * Context: The thread of a test.
  * Return: what the ioctl returns.
  */
-long st_ioctl(struct kunit *test, unsigned int cmd, void *arg, size_t size)
+long st_file_ioctl(struct kunit *test, struct file *file, unsigned int cmd, void *arg,
+		   size_t size)
 {
 	unsigned long user;
 	long ret;
@@ -274,9 +276,25 @@ long st_ioctl(struct kunit *test, unsigned int cmd, void *arg, size_t size)
 			     MAP_ANONYMOUS | MAP_PRIVATE, 0);
 	KUNIT_ASSERT_FALSE(test, !user || IS_ERR_VALUE(user));
 	KUNIT_ASSERT_EQ(test, copy_to_user((void __user *)user, arg, size), 0);
-	ret = exporter->f_op->unlocked_ioctl(exporter, cmd, user);
+	ret = file->f_op->unlocked_ioctl(file, cmd, user);
 	KUNIT_ASSERT_EQ(test, copy_from_user(arg, (void __user *)user, size), 0);
 	return ret;
+}
+EXPORT_SYMBOL_IF_KUNIT(st_file_ioctl);
+
+/**
+ * st_ioctl() - st_file_ioctl() of the device of st_open()
+ * @test: the test
+ * @cmd: the command
+ * @arg: its argument
+ * @size: of the argument, in bytes
+ *
+ * Context: The thread of a test.
+ * Return: what the ioctl returns.
+ */
+long st_ioctl(struct kunit *test, unsigned int cmd, void *arg, size_t size)
+{
+	return st_file_ioctl(test, exporter, cmd, arg, size);
 }
 EXPORT_SYMBOL_IF_KUNIT(st_ioctl);
 

@@ -37,10 +37,16 @@ void st_device_write(struct dma_buf_attachment *attach, struct sg_table *sgt,
 bool st_device_reads(struct dma_buf_attachment *attach, struct sg_table *sgt,
 		     u8 value);
 
+struct dma_buf *st_dma_buf_alloc(struct kunit *test, size_t size);
+void st_dma_buf_put(struct kunit *test, struct dma_buf *buf);
+int st_dma_buf_count(void);
+
 int st_open(const char *path);
 void st_close(struct kunit_suite *suite);
 void st_need_exporter(struct kunit *test);
 long st_ioctl(struct kunit *test, unsigned int cmd, void *arg, size_t size);
+long st_file_ioctl(struct kunit *test, struct file *file, unsigned int cmd, void *arg,
+		   size_t size);
 struct dma_buf *st_buffer_of_fd(struct kunit *test, int fd);
 void st_need_dma_errors(struct kunit *test);
 u32 st_dma_errors(struct kunit *test);

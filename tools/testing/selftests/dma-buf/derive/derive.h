@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,9 @@
 #include <linux/dma-buf.h>
 #include <linux/dma-heap.h>
 #include <linux/iommufd.h>
+#include <linux/pci_regs.h>
 #include <linux/udmabuf.h>
+#include <linux/vfio.h>
 
 static inline int buf_ioctl(int fd, unsigned long cmd, void *arg)
 {
@@ -56,7 +59,8 @@ static inline int heap_alloc(const char *heap, size_t size, int fd_flags)
 	return ret ?: (int)data.fd;
 }
 
-static inline int udmabuf_alloc(size_t size)
+/* A udmabuf of a memfd that has these seals */
+static inline int udmabuf_seal(size_t size, int seals)
 {
 	struct udmabuf_create create = { .flags = UDMABUF_FLAGS_CLOEXEC };
 	int dev, memfd, fd = -1;
@@ -64,7 +68,7 @@ static inline int udmabuf_alloc(size_t size)
 	dev = open("/dev/udmabuf", O_RDWR | O_CLOEXEC);
 	memfd = memfd_create("derive", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (dev >= 0 && memfd >= 0 && !ftruncate(memfd, size) &&
-	    !fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK)) {
+	    !fcntl(memfd, F_ADD_SEALS, seals)) {
 		create.memfd = memfd;
 		create.size = size;
 		fd = ioctl(dev, UDMABUF_CREATE, &create);
@@ -74,6 +78,11 @@ static inline int udmabuf_alloc(size_t size)
 	close(memfd);
 	close(dev);
 	return fd;
+}
+
+static inline int udmabuf_alloc(size_t size)
+{
+	return udmabuf_seal(size, F_SEAL_SHRINK);
 }
 
 static inline int try_mmap(int fd, size_t size, int prot, int flags)
@@ -145,12 +154,12 @@ static inline int open_drm(const char *driver)
 }
 
 /* A dma-buf of a DRM device's dumb buffer of (at least) size bytes */
-static inline int drm_alloc(const char *driver, size_t size)
+static inline int drm_export(const char *driver, size_t size, uint32_t flags)
 {
 	struct drm_mode_create_dumb dumb = {
 		.width = 1024, .height = size / 4096, .bpp = 32,
 	};
-	struct drm_prime_handle prime = { .flags = DRM_RDWR | DRM_CLOEXEC };
+	struct drm_prime_handle prime = { .flags = flags };
 	int drm = open_drm(driver), ret;
 
 	if (drm < 0)
@@ -162,6 +171,11 @@ static inline int drm_alloc(const char *driver, size_t size)
 	}
 	close(drm);
 	return ret ?: prime.fd;
+}
+
+static inline int drm_alloc(const char *driver, size_t size)
+{
+	return drm_export(driver, size, DRM_RDWR | DRM_CLOEXEC);
 }
 
 static inline int prime_handle(int drm, int fd, uint32_t *handle)
@@ -209,6 +223,103 @@ static inline int ioas_import(int fd, size_t size, uint32_t flags)
 	}
 	close(iommufd);
 	return ret;
+}
+
+/* The cdev of the first function that the variable of the environment names */
+static inline int vfio_cdev(const char *name)
+{
+	const char *bdf = getenv(name);
+	char path[128];
+	glob_t found;
+	int fd;
+
+	if (!bdf)
+		return -ENODEV;
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%.*s/vfio-dev/vfio*",
+		 (int)strcspn(bdf, " "), bdf);
+	if (glob(path, 0, NULL, &found))
+		return -ENODEV;
+	snprintf(path, sizeof(path), "/dev/vfio/devices/%s",
+		 strrchr(found.gl_pathv[0], '/') + 1);
+	globfree(&found);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+static inline int vfio_attach(int device, int iommufd)
+{
+	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind), .iommufd = iommufd };
+	struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
+	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+	int ret = buf_ioctl(iommufd, IOMMU_IOAS_ALLOC, &alloc);
+
+	if (ret)
+		return ret;
+	attach.pt_id = alloc.out_ioas_id;
+	return buf_ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, &bind) ?:
+	       buf_ioctl(device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach);
+}
+
+/* Without this the dma-bufs of a device are made revoked */
+static inline int vfio_enable_memory(int device)
+{
+	struct vfio_region_info config = {
+		.argsz = sizeof(config),
+		.index = VFIO_PCI_CONFIG_REGION_INDEX,
+	};
+	int ret = buf_ioctl(device, VFIO_DEVICE_GET_REGION_INFO, &config);
+	uint16_t command;
+
+	if (ret)
+		return ret;
+	if (pread(device, &command, 2, config.offset + PCI_COMMAND) != 2)
+		return -EIO;
+	command |= PCI_COMMAND_MEMORY;
+	return pwrite(device, &command, 2, config.offset + PCI_COMMAND) == 2 ? 0 : -EIO;
+}
+
+/* A device with a BAR 2 of RAM; -ENODEV where there is none, or no iommufd */
+static inline int vfio_open(void)
+{
+	int device = vfio_cdev("VMTEST_IVSHMEM_BDF"), iommufd, ret;
+
+	if (device < 0)
+		return device;
+	iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	ret = iommufd < 0 ? -errno : vfio_attach(device, iommufd) ?:
+				     vfio_enable_memory(device);
+	close(iommufd);
+	if (!ret)
+		return device;
+	close(device);
+	/* iommufd has no ioctls for 32-bit programs */
+	return ret == -ENOTTY && sizeof(long) == 4 ? -ENODEV : ret;
+}
+
+/* A dma-buf of the BAR, whose device stays open as long as the process */
+static inline int vfio_alloc(size_t size, uint32_t open_flags)
+{
+	static int device = -1;
+	struct {
+		struct vfio_device_feature feature;
+		struct vfio_device_feature_dma_buf buf;
+		struct vfio_region_dma_range range;
+	} arg = {
+		.feature.argsz = sizeof(arg),
+		.feature.flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF,
+		.buf.region_index = VFIO_PCI_BAR2_REGION_INDEX,
+		.buf.open_flags = open_flags,
+		.buf.nr_ranges = 1,
+		.range.length = size,
+	};
+	int fd;
+
+	if (device < 0)
+		device = vfio_open();
+	if (device < 0)
+		return device;
+	fd = ioctl(device, VFIO_DEVICE_FEATURE, &arg);
+	return fd < 0 ? -errno : fd;
 }
 
 static inline int reopen(int fd, int flags)

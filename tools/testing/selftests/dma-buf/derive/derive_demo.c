@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The story of a read-only dma-buf fd, with two processes on a real heap: a
- * producer fills a buffer and hands a derived fd to a consumer, which reads it
- * and then tries every way of writing to it. Each comment line tells what was
+ * The story of a read-only dma-buf fd, with two processes, a camera (vivid) and
+ * buffers of the system heap: the producer has the camera fill the buffers and
+ * hands a derived fd of each to a consumer, which looks at every frame, and at one
+ * of them tries every way of writing to it. Each comment line tells what was
  * observed, and is followed by the verdict on it.
  */
 #include <poll.h>
@@ -10,15 +11,46 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/ptrace.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+
+#include <linux/videodev2.h>
 
 #include "../../kselftest.h"
 #include "derive.h"
 
-#define SIZE (1024 * 1024)
+#define WIDTH 320
+#define HEIGHT 180
+#define PIXELS (WIDTH * HEIGHT)
+#define SIZE (PIXELS * 3)
+#define BUFFERS 3
+
+enum pattern { BARS, CHECKERS };
+
+/* The names of vivid's test patterns */
+static const char * const pattern_name[] = { "100% Colorbar", "16x16 Checkers" };
+
+enum act { LOOK, ATTEMPT, CAPTURE, LEAVE };
+
+/*
+ * The processes take turns, and the results are numbered across both, so the
+ * count goes with the turn. The producer says which frame the turn is about and
+ * what the consumer shall do with it; the turn back returns the buffer.
+ */
+static struct turn {
+	struct ksft_count cnt;
+	enum act act;
+	int nr;
+	enum pattern pattern;
+	unsigned int sequence;
+	unsigned int buffer;
+	bool first;		/* of this buffer: an fd follows */
+} turn;
 
 static const char *who;
+static char camera[32];
+static int heap_fd[BUFFERS];
 
 #define tell(fmt, ...) ksft_print_msg("%s: " fmt "\n", who, ##__VA_ARGS__)
 
@@ -44,38 +76,171 @@ static int works(const char *what, int ret)
 	return ret;
 }
 
-/* Frame nr, as the producer writes it */
-static uint8_t pattern(int nr, size_t i)
+/* The bars are those of ITU-R BT.471, 100/0/100/0, from left to right */
+static uint32_t colour(enum pattern pattern, int x, int y)
 {
-	return (i * 7 + (i >> 8) + nr * 101) & 0xff;
+	static const uint32_t bars[] = {
+		0xffffff, 0xffff00, 0x00ffff, 0x00ff00,
+		0xff00ff, 0xff0000, 0x0000ff, 0x000000,
+	};
+
+	if (pattern == BARS)
+		return bars[x * 8 / WIDTH];
+	return (x / 16 + y / 16) % 2 ? 0x000000 : 0xffffff;
 }
 
-static size_t wrong_bytes(const volatile uint8_t *p, int nr)
+static int right_pixels(enum pattern pattern, const volatile uint8_t *p)
 {
-	size_t i, wrong = 0;
+	int x, y, right = 0;
 
-	for (i = 0; i < SIZE; i++)
-		wrong += p[i] != pattern(nr, i);
-	return wrong;
+	for (y = 0; y < HEIGHT; y++) {
+		for (x = 0; x < WIDTH; x++, p += 3) {
+			uint32_t rgb = p[0] << 16 | p[1] << 8 | p[2];
+
+			right += rgb == colour(pattern, x, y);
+		}
+	}
+	return right;
 }
 
-static void check_frame(const char *when, const volatile uint8_t *p, int nr)
+/* Is all of the turn's frame in its buffer? */
+static void check_frame(const char *when, int fd, const volatile uint8_t *p)
 {
-	size_t wrong = wrong_bytes(p, nr);
+	int ret = sync_cpu(fd, DMA_BUF_SYNC_START | DMA_BUF_SYNC_READ);
+	int right = right_pixels(turn.pattern, p);
 
-	tell("%s: %zu of %d bytes differ from frame %d", when, wrong, SIZE, nr);
-	ksft_test_result(!wrong, "%s: frame %d is there\n", when, nr);
+	ret = ret ?: sync_cpu(fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_READ);
+	if (ret)
+		tell("DMA_BUF_IOCTL_SYNC: %s", result(ret));
+	tell("frame %d (sequence %u, buffer %u) %s: %d of %d pixels are those of \"%s\"",
+	     turn.nr, turn.sequence, turn.buffer, when, right, PIXELS,
+	     pattern_name[turn.pattern]);
+	ksft_test_result(!ret && right == PIXELS, "frame %d %s is right\n", turn.nr, when);
 }
 
-static void fill_frame(int fd, uint8_t *p, int nr)
+/* Set a control by its name, a menu by the name of the item (else to 0) */
+static int set_control(int cam, const char *name, const char *item)
 {
-	size_t i;
+	struct v4l2_queryctrl query = { .id = V4L2_CTRL_FLAG_NEXT_CTRL };
+	struct v4l2_querymenu menu = {};
+	struct v4l2_control control = {};
 
-	sync_cpu(fd, DMA_BUF_SYNC_START | DMA_BUF_SYNC_WRITE);
-	for (i = 0; i < SIZE; i++)
-		p[i] = pattern(nr, i);
-	sync_cpu(fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_WRITE);
-	tell("wrote frame %d", nr);
+	while (!ioctl(cam, VIDIOC_QUERYCTRL, &query) && strcmp((char *)query.name, name))
+		query.id |= V4L2_CTRL_FLAG_NEXT_CTRL;
+	if (strcmp((char *)query.name, name))
+		return -ENOENT;
+	control.id = query.id;
+	for (menu.id = query.id; item; menu.index++) {
+		if (menu.index > (unsigned int)query.maximum)
+			return -ENOENT;
+		if (!ioctl(cam, VIDIOC_QUERYMENU, &menu) && !strcmp((char *)menu.name, item))
+			break;
+	}
+	control.value = menu.index;
+	return buf_ioctl(cam, VIDIOC_S_CTRL, &control);
+}
+
+/* Open vivid's capture device, and put its path into camera[] */
+static int open_camera(void)
+{
+	int i, cam;
+
+	for (i = 0; i < 64; i++) {
+		struct v4l2_capability cap = {};
+
+		snprintf(camera, sizeof(camera), "/dev/video%d", i);
+		cam = open(camera, O_RDWR | O_CLOEXEC);
+		if (cam < 0)
+			continue;
+		if (!ioctl(cam, VIDIOC_QUERYCAP, &cap) && !strcmp((char *)cap.driver, "vivid") &&
+		    cap.device_caps & V4L2_CAP_VIDEO_CAPTURE)
+			return cam;
+		close(cam);
+	}
+	return -ENODEV;
+}
+
+/* Nothing but the test pattern may be in a frame, in the format that is expected */
+static int set_up_camera(int cam)
+{
+	struct v4l2_format format = { .type = V4L2_BUF_TYPE_VIDEO_CAPTURE };
+	struct v4l2_pix_format *pix = &format.fmt.pix;
+	int input = 0, ret;	/* the webcam */
+
+	pix->width = WIDTH;
+	pix->height = HEIGHT;
+	pix->pixelformat = V4L2_PIX_FMT_RGB24;
+	pix->field = V4L2_FIELD_NONE;
+	ret = buf_ioctl(cam, VIDIOC_S_INPUT, &input) ?:
+	      buf_ioctl(cam, VIDIOC_S_FMT, &format) ?:
+	      set_control(cam, "OSD Text Mode", "None") ?:
+	      set_control(cam, "Horizontal Movement", "No Movement") ?:
+	      set_control(cam, "Vertical Movement", "No Movement") ?:
+	      set_control(cam, "Show Border", NULL) ?:
+	      set_control(cam, "Show Square", NULL) ?:
+	      set_control(cam, "Insert SAV Code in Image", NULL) ?:
+	      set_control(cam, "Insert EAV Code in Image", NULL);
+	if (!ret && (pix->width != WIDTH || pix->height != HEIGHT || pix->sizeimage != SIZE ||
+		     pix->pixelformat != V4L2_PIX_FMT_RGB24 || pix->field != V4L2_FIELD_NONE))
+		ret = -EINVAL;
+	return ret;
+}
+
+static int request_buffers(int cam, unsigned int count)
+{
+	struct v4l2_requestbuffers req = {
+		.count = count,
+		.type = V4L2_BUF_TYPE_VIDEO_CAPTURE,
+		.memory = V4L2_MEMORY_DMABUF,
+	};
+	int ret = buf_ioctl(cam, VIDIOC_REQBUFS, &req);
+
+	return ret ?: req.count == count ? 0 : -ENOBUFS;
+}
+
+static int queue_buffer(int cam, unsigned int index, int fd)
+{
+	struct v4l2_buffer buf = {
+		.index = index,
+		.type = V4L2_BUF_TYPE_VIDEO_CAPTURE,
+		.memory = V4L2_MEMORY_DMABUF,
+		.m.fd = fd,
+	};
+
+	return buf_ioctl(cam, VIDIOC_QBUF, &buf);
+}
+
+/* The index of the buffer with the next frame, and the frame's number */
+static int dequeue_buffer(int cam, unsigned int *sequence)
+{
+	struct v4l2_buffer buf = {
+		.type = V4L2_BUF_TYPE_VIDEO_CAPTURE,
+		.memory = V4L2_MEMORY_DMABUF,
+	};
+	struct pollfd pfd = { .fd = cam, .events = POLLIN };
+	int ret;
+
+	if (poll(&pfd, 1, 120 * 1000) != 1)
+		return -ETIMEDOUT;
+	ret = buf_ioctl(cam, VIDIOC_DQBUF, &buf);
+	if (ret)
+		return ret;
+	*sequence = buf.sequence;
+	return buf.flags & V4L2_BUF_FLAG_ERROR ? -EIO : (int)buf.index;
+}
+
+static int start_camera(int cam)
+{
+	int type = V4L2_BUF_TYPE_VIDEO_CAPTURE;
+
+	return request_buffers(cam, BUFFERS) ?: buf_ioctl(cam, VIDIOC_STREAMON, &type);
+}
+
+static int stop_camera(int cam)
+{
+	int type = V4L2_BUF_TYPE_VIDEO_CAPTURE;
+
+	return buf_ioctl(cam, VIDIOC_STREAMOFF, &type) ?: request_buffers(cam, 0);
 }
 
 static int try_mprotect(void *p)
@@ -126,6 +291,7 @@ static int try_poll(int fd)
 /* A private mapping, if the exporter has them, is a copy */
 static void private_copy(int fd, const volatile uint8_t *shared)
 {
+	uint8_t before = shared[0];
 	uint8_t *p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
 
 	if (p == MAP_FAILED) {
@@ -136,7 +302,7 @@ static void private_copy(int fd, const volatile uint8_t *shared)
 	p[0] ^= 0xff;
 	tell("writes 0x%02x to a private mapping: the buffer still has 0x%02x",
 	     p[0], shared[0]);
-	ksft_test_result(shared[0] == pattern(1, 0),
+	ksft_test_result(shared[0] == before,
 			 "a private mapping does not reach the buffer\n");
 	munmap(p, SIZE);
 }
@@ -186,142 +352,263 @@ static void attempts(int fd, volatile uint8_t *p)
 	change_access_mode(fd);
 }
 
-/*
- * The processes take turns, and the results are numbered across both, so the
- * count goes with the turn. If it does not come the story ends.
- */
-static void pass_turn(int sock)
+/* What is allowed */
+static void uses(int fd)
 {
-	fflush(stdout);
-	if (write(sock, &ksft_cnt, sizeof(ksft_cnt)) != sizeof(ksft_cnt))
-		ksft_exit_fail_msg("%s: the other side is gone\n", who);
-}
-
-static void wait_turn(int sock)
-{
-	if (read(sock, &ksft_cnt, sizeof(ksft_cnt)) != sizeof(ksft_cnt))
-		exit(KSFT_FAIL);
-}
-
-static void consumer(int sock)
-{
-	volatile uint8_t *p;
-	struct stat st;
-	int fd;
-
-	who = "consumer";
-	fd = recv_fd(sock);
-	wait_turn(sock);
-	if (fd < 0 || fstat(fd, &st))
-		ksft_exit_fail_msg("consumer: no fd came\n");
-	tell("got fd %d, inode %lu, %ld bytes, access mode %s", fd,
-	     (unsigned long)st.st_ino, (long)lseek(fd, 0, SEEK_END),
-	     (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY ? "O_RDONLY" : "wider");
-
-	p = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, fd, 0);
-	if (p == MAP_FAILED)
-		ksft_exit_fail_msg("consumer: mmap(PROT_READ): %s\n", strerror(errno));
 	works("DMA_BUF_IOCTL_SYNC for reading", sync_cpu(fd, DMA_BUF_SYNC_READ));
-	check_frame("reads its mapping", p, 1);
 	sync_cpu(fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_READ);
-
-	attempts(fd, p);
-	check_frame("reads again after all attempts", p, 1);
-
 	works("poll()", try_poll(fd));
 	close(works("exporting the fences as a sync file",
 		    export_sync_file(fd, DMA_BUF_SYNC_READ)));
 	works("importing a read fence", import_sync_file(fd, DMA_BUF_SYNC_READ));
 	close(works("deriving another O_RDONLY fd", derive(fd, O_RDONLY)));
-
-	pass_turn(sock);
-	wait_turn(sock);
-	check_frame("reads what the producer wrote meanwhile", p, 2);
-
-	pass_turn(sock);
-	wait_turn(sock);
-	check_frame("still reads it after the producer closed its fds", p, 2);
-	tell("exits");
-	pass_turn(sock);
 }
 
-static void producer(int sock, int heap_fd)
+/*
+ * The camera is free, so anyone may capture into a buffer of his own, another
+ * pattern for instance, but not into one that he has a read-only fd of.
+ */
+static void capture_attempt(int fd)
+{
+	int cam = open(camera, O_RDWR | O_CLOEXEC);
+	int own = heap_alloc("system", SIZE, O_RDWR | O_CLOEXEC);
+	unsigned int sequence;
+	int ret;
+
+	set_control(cam, "Test Pattern", pattern_name[turn.pattern == BARS ? CHECKERS : BARS]);
+	start_camera(cam);
+	ret = queue_buffer(cam, 0, fd);
+	tell("tries queueing it for the camera to capture into: %s", result(ret));
+	/* videobuf2 makes EINVAL of any error */
+	ksft_test_result(ret == -EINVAL || ret == -EACCES,
+			 "queueing it for the camera to capture into is refused\n");
+	works("capturing into a buffer of its own instead",
+	      queue_buffer(cam, 1, own) ?: dequeue_buffer(cam, &sequence));
+	close(own);
+	close(cam);
+}
+
+/* If the turn does not come the story ends */
+static void pass_turn(int sock)
+{
+	fflush(stdout);
+	turn.cnt = ksft_cnt;
+	if (write(sock, &turn, sizeof(turn)) != sizeof(turn))
+		ksft_exit_fail_msg("%s: the other side is gone\n", who);
+}
+
+static void wait_turn(int sock)
+{
+	if (read(sock, &turn, sizeof(turn)) != sizeof(turn))
+		exit(KSFT_FAIL);
+	ksft_cnt = turn.cnt;
+}
+
+static volatile uint8_t *accept_buffer(int fd)
 {
 	struct stat st;
-	uint8_t *p;
-	int ro;
+	void *p;
 
-	who = "producer";
-	p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, heap_fd, 0);
-	if (p == MAP_FAILED || fstat(heap_fd, &st))
-		ksft_exit_fail_msg("producer: %s\n", strerror(errno));
-	tell("has a buffer of the system heap, fd %d, inode %lu, %d bytes",
-	     heap_fd, (unsigned long)st.st_ino, SIZE);
-	set_name(heap_fd, "frame");
-	fill_frame(heap_fd, p, 1);
+	if (fd < 0 || fstat(fd, &st))
+		ksft_exit_fail_msg("consumer: no fd came\n");
+	tell("got fd %d, inode %lu, %ld bytes, access mode %s", fd,
+	     (unsigned long)st.st_ino, (long)lseek(fd, 0, SEEK_END),
+	     (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY ? "O_RDONLY" : "wider");
+	p = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		ksft_exit_fail_msg("consumer: mmap(PROT_READ): %s\n", strerror(errno));
+	return p;
+}
 
-	ro = derive(heap_fd, O_RDONLY | O_CLOEXEC);
-	tell("derives an O_RDONLY fd: %s, access in its fdinfo: \"%s\"",
-	     result(ro), ro < 0 ? "" : fdinfo(ro, "derived"));
-	ksft_test_result(ro >= 0, "the producer derives a read-only fd\n");
+static void consumer(int sock)
+{
+	volatile uint8_t *map[BUFFERS], *p;
+	int fds[BUFFERS], fd;
+
+	who = "consumer";
+	for (;;) {
+		wait_turn(sock);
+		if (turn.first) {
+			fds[turn.buffer] = recv_fd(sock);
+			map[turn.buffer] = accept_buffer(fds[turn.buffer]);
+		}
+		fd = fds[turn.buffer];
+		p = map[turn.buffer];
+		switch (turn.act) {
+		case LOOK:
+			check_frame("as it came", fd, p);
+			break;
+		case ATTEMPT:
+			check_frame("as it came", fd, p);
+			attempts(fd, p);
+			check_frame("after all attempts", fd, p);
+			uses(fd);
+			break;
+		case CAPTURE:
+			capture_attempt(fd);
+			check_frame("after that attempt", fd, p);
+			break;
+		case LEAVE:
+			check_frame("after the producer closed its fds", fd, p);
+			tell("exits");
+			pass_turn(sock);
+			return;
+		}
+		pass_turn(sock);
+	}
+}
+
+static void ask_consumer(int sock, enum act act, int fd)
+{
+	turn.act = act;
+	turn.first = fd >= 0;
+	pass_turn(sock);
+	if (turn.first && send_fd(sock, fd))
+		ksft_exit_fail_msg("SCM_RIGHTS failed\n");
+	wait_turn(sock);
+}
+
+static int derive_for_consumer(void)
+{
+	int ro = derive(heap_fd[turn.buffer], O_RDONLY | O_CLOEXEC);
+
+	tell("derives an O_RDONLY fd of buffer %u: %s, access in its fdinfo: \"%s\"",
+	     turn.buffer, result(ro), ro < 0 ? "" : fdinfo(ro, "derived"));
+	ksft_test_result(ro >= 0, "deriving a read-only fd for frame %d works\n", turn.nr);
 	if (ro < 0)
 		ksft_exit_fail_msg("no DMA_BUF_IOCTL_DERIVE in this kernel (%s)\n", result(ro));
-	if (send_fd(sock, ro))
-		ksft_exit_fail_msg("SCM_RIGHTS failed\n");
 	tell("passes it to the consumer over SCM_RIGHTS, and closes its own");
-	close(ro);
+	return ro;
+}
 
-	pass_turn(sock);
-	wait_turn(sock);
-	check_frame("looks at the buffer after the consumer's attempts", p, 1);
-	tell("the name of the buffer is \"%s\"", fdinfo(heap_fd, "name"));
-	ksft_test_result(!strcmp(fdinfo(heap_fd, "name"), "frame"),
-			 "the name of the buffer is unchanged\n");
-	fill_frame(heap_fd, p, 2);
+static void look_after_attempts(void)
+{
+	int fd = heap_fd[turn.buffer];
+	uint8_t *p = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, fd, 0);
 
-	pass_turn(sock);
-	wait_turn(sock);
+	if (p == MAP_FAILED)
+		ksft_exit_fail_perror("producer: mmap");
+	check_frame("after the consumer's attempts", fd, p);
 	munmap(p, SIZE);
-	close(heap_fd);
-	tell("has closed its fd of the buffer and unmapped it");
-	pass_turn(sock);
-	wait_turn(sock);
+	tell("the name of the buffer is \"%s\"", fdinfo(fd, "name"));
+	ksft_test_result(!strcmp(fdinfo(fd, "name"), "frame"),
+			 "the name of the buffer is unchanged\n");
+}
+
+static void queue_frame(int cam, int buffer)
+{
+	int ret = queue_buffer(cam, buffer, heap_fd[buffer]);
+
+	if (ret)
+		ksft_exit_fail_msg("producer: VIDIOC_QBUF: %s\n", result(ret));
+}
+
+/*
+ * Each buffer goes from the camera to the consumer and back so many times. None is
+ * queued while the pattern changes, so all frames of these rounds have it.
+ */
+static void show_frames(int sock, int cam, enum pattern pattern, int rounds, enum act act)
+{
+	int ret = set_control(cam, "Test Pattern", pattern_name[pattern]);
+	static bool shared[BUFFERS];
+	int i, ro;
+
+	if (ret)
+		ksft_exit_fail_msg("producer: no test pattern: %s\n", result(ret));
+	tell("sets the test pattern to \"%s\" and queues the buffers", pattern_name[pattern]);
+	turn.pattern = pattern;
+	for (i = 0; i < BUFFERS; i++)
+		queue_frame(cam, i);
+	for (i = 0; i < rounds * BUFFERS; i++, act = LOOK) {
+		ret = dequeue_buffer(cam, &turn.sequence);
+		if (ret < 0)
+			ksft_exit_fail_msg("producer: no frame: %s\n", result(ret));
+		turn.nr++;
+		turn.buffer = ret;
+		ro = shared[turn.buffer] ? -1 : derive_for_consumer();
+		shared[turn.buffer] = true;
+		ask_consumer(sock, act, ro);
+		close(ro);
+		if (act == ATTEMPT)
+			look_after_attempts();
+		if (i < (rounds - 1) * BUFFERS)
+			queue_frame(cam, turn.buffer);
+	}
+}
+
+static void producer(int sock, int cam)
+{
+	int i;
+
+	who = "producer";
+	for (i = 0; i < BUFFERS; i++) {
+		set_name(heap_fd[i], "frame");
+		tell("has buffer %d from the system heap, fd %d, inode %lu, %d bytes", i,
+		     heap_fd[i], (unsigned long)inode_of(heap_fd[i]), SIZE);
+	}
+	tell("has the camera %s (vivid), which captures %dx%d RGB24", camera, WIDTH, HEIGHT);
+	works("starting the camera", start_camera(cam));
+	show_frames(sock, cam, BARS, 2, LOOK);
+	show_frames(sock, cam, CHECKERS, 2, ATTEMPT);
+
+	works("stopping the camera", stop_camera(cam));
+	ask_consumer(sock, CAPTURE, -1);
+	works("starting the camera again", start_camera(cam));
+	show_frames(sock, cam, BARS, 1, LOOK);
+
+	works("stopping the camera again", stop_camera(cam));
+	close(cam);
+	for (i = 0; i < BUFFERS; i++)
+		close(heap_fd[i]);
+	tell("has closed the camera and its fds of the buffers");
+	ask_consumer(sock, LEAVE, -1);
 }
 
 int main(void)
 {
-	int sock[2], heap_fd, status;
-	ino_t ino;
+	int sock[2], cam, i, ret, status, left = 0;
+	ino_t ino[BUFFERS];
 	pid_t pid;
 
 	ksft_print_header();
 	if (access("/dev/dma_heap/system", F_OK))
 		ksft_exit_skip("no system heap\n");
-	heap_fd = heap_alloc("system", SIZE, O_RDWR | O_CLOEXEC);
-	if (heap_fd < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET, 0, sock))
-		ksft_exit_fail_msg("set-up: %s\n", strerror(errno));
-	ino = inode_of(heap_fd);
-	if (buffer_exists(ino) != 1)
+	cam = open_camera();
+	if (cam < 0)
+		ksft_exit_skip("no camera: the module vivid is not there\n");
+	ret = set_up_camera(cam);
+	if (ret)
+		ksft_exit_fail_msg("set-up of %s: %s\n", camera, result(ret));
+	for (i = 0; i < BUFFERS; i++) {
+		heap_fd[i] = heap_alloc("system", SIZE, O_RDWR | O_CLOEXEC);
+		if (heap_fd[i] < 0)
+			ksft_exit_fail_msg("system heap: %s\n", result(heap_fd[i]));
+		ino[i] = inode_of(heap_fd[i]);
+	}
+	if (buffer_exists(ino[0]) != 1)
 		ksft_exit_skip("debugfs is needed to see buffers come and go\n");
-	ksft_set_plan(29);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, sock))
+		ksft_exit_fail_perror("socketpair");
+	ksft_set_plan(51);
 	fflush(stdout);
 
 	pid = fork();
 	if (pid < 0)
 		ksft_exit_fail_perror("fork");
 	if (!pid) {
-		close(heap_fd);
+		for (i = 0; i < BUFFERS; i++)
+			close(heap_fd[i]);
+		close(cam);
 		close(sock[0]);
 		consumer(sock[1]);
 		exit(0);
 	}
 	close(sock[1]);
-	producer(sock[0], heap_fd);
+	producer(sock[0], cam);
 	waitpid(pid, &status, 0);
-	tell("sees the consumer gone: the buffer with inode %lu %s",
-	     (unsigned long)ino,
-	     buffer_exists(ino) ? "is still there" : "is gone too");
-	ksft_test_result(!status && !buffer_exists(ino),
-			 "the buffer goes with its last user\n");
+	for (i = 0; i < BUFFERS; i++)
+		left += buffer_exists(ino[i]) != 0;
+	tell("sees the consumer gone: %d of the %d buffers are still there", left, BUFFERS);
+	ksft_test_result(!status && !left, "the buffers go with their last user\n");
 	ksft_finished();
 }

@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <linux/kcmp.h>
+#include <linux/mount.h>
 
 #include "../../kselftest_harness.h"
 #include "derive.h"
@@ -98,19 +99,14 @@ static int cma_alloc(void)
 	return heap_alloc("default_cma_region", SIZE, O_RDWR | O_CLOEXEC);
 }
 
-/*
- * udmabuf maps the buffer in the direction of its first SYNC, and the DMA-API's
- * checks complain when a later one differs. The first is for both here.
- */
 static int udma_alloc(void)
 {
-	int fd = udmabuf_alloc(SIZE);
+	return udmabuf_alloc(SIZE);
+}
 
-	if (fd >= 0) {
-		sync_cpu(fd, DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW);
-		sync_cpu(fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW);
-	}
-	return fd;
+static int vgem_alloc(void)
+{
+	return drm_alloc("vgem", SIZE);
 }
 
 static int ttm_alloc(void)
@@ -121,6 +117,7 @@ static int ttm_alloc(void)
 FIXTURE_VARIANT_ADD(derive, system_heap) { .alloc = system_alloc };
 FIXTURE_VARIANT_ADD(derive, cma_heap) { .alloc = cma_alloc };
 FIXTURE_VARIANT_ADD(derive, udmabuf) { .alloc = udma_alloc };
+FIXTURE_VARIANT_ADD(derive, vgem) { .alloc = vgem_alloc };
 FIXTURE_VARIANT_ADD(derive, ttm) { .alloc = ttm_alloc };
 
 /* Not there, or not for this user */
@@ -585,7 +582,7 @@ TEST_F(derive, closing_order)
 	}
 }
 
-/* What else can be the last user: an import, an O_PATH fd, a fd in a socket */
+/* What else can be the last user: an import, a fd in a socket, but no O_PATH fd */
 TEST_F(derive, last_user)
 {
 	int sock[2], vgem = open_drm("vgem"), buf, fd, path;
@@ -619,10 +616,11 @@ TEST_F(derive, last_user)
 	path = reopen(fd, O_PATH);
 	ASSERT_GE(path, 0);
 	close(buf);
-	close(fd);
 	EXPECT_EQ(1, buffer_exists(ino));
-	close(path);
+	close(fd);
 	EXPECT_EQ(0, buffer_exists(ino));
+	EXPECT_EQ(ino, inode_of(path));
+	close(path);
 
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sock));
 	buf = variant->alloc();
@@ -881,6 +879,90 @@ TEST(derive_from_restricted_primary)
 	EXPECT_EQ(-EACCES, derive(wo, O_RDWR));
 	close(wo);
 	close(ro);
+}
+
+/* A mount of its own: where others have mounted it, if at all, does not matter */
+static int open_tracefs(void)
+{
+	int fs = syscall(SYS_fsopen, "tracefs", FSOPEN_CLOEXEC), dir = -1;
+
+	if (fs >= 0 && !syscall(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
+		dir = syscall(SYS_fsmount, fs, FSMOUNT_CLOEXEC, 0);
+	if (dir < 0)
+		dir = -errno;
+	close(fs);
+	return dir;
+}
+
+static int enable_event(int dir, const char *yes)
+{
+	int fd = openat(dir, "events/dma_buf/dma_buf_derive/enable", O_WRONLY | O_CLOEXEC);
+	int ret = 0;
+
+	if (fd < 0 || write(fd, yes, 1) != 1)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+/* The lines of the event in an instance's trace, of which the last is copied */
+static int read_trace(int dir, char *last, int size)
+{
+	FILE *f = fdopen(openat(dir, "trace", O_RDONLY | O_CLOEXEC), "r");
+	char line[512], *event;
+	int n = 0;
+
+	if (!f)
+		return -errno;
+	while (fgets(line, sizeof(line), f)) {
+		event = strstr(line, "dma_buf_derive: ");
+		if (*line == '#' || !event)
+			continue;
+		snprintf(last, size, "%s", event);
+		n++;
+	}
+	fclose(f);
+	return n;
+}
+
+/* A line for each fd that was made, and none for a call that failed */
+TEST(trace_event)
+{
+	int tracefs = open_tracefs(), dir, buf, fd;
+	char line[256] = "", want[256];
+
+	if (tracefs < 0)
+		SKIP(return, "tracefs: %s", strerrorname_np(-tracefs));
+	if (faccessat(tracefs, "events/dma_buf", F_OK, 0))
+		SKIP(return, "no trace events of dma-bufs");
+	buf = heap_alloc("system", SIZE, O_RDWR | O_CLOEXEC);
+	if (no_exporter(buf))
+		SKIP(return, "no system heap");
+	ASSERT_GE(buf, 0);
+
+	/* A buffer for this test alone */
+	unlinkat(tracefs, "instances/derive", AT_REMOVEDIR);
+	ASSERT_EQ(0, mkdirat(tracefs, "instances/derive", 0700));
+	dir = openat(tracefs, "instances/derive", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	ASSERT_GE(dir, 0);
+	EXPECT_EQ(0, enable_event(dir, "1"));
+	EXPECT_EQ(-EINVAL, derive(buf, O_ACCMODE));
+	EXPECT_EQ(-EFAULT, buf_ioctl(buf, DMA_BUF_IOCTL_DERIVE, readonly_arg(O_RDONLY)));
+	fd = derive(buf, O_RDONLY);
+	EXPECT_GE(fd, 0);
+	EXPECT_EQ(0, enable_event(dir, "0"));
+	close(derive(buf, O_RDONLY));
+
+	snprintf(want, sizeof(want), "dma_buf_derive: exp_name=%s size=%d ino=%llu fd=%d\n",
+		 fdinfo(buf, "exp_name"), SIZE, (unsigned long long)inode_of(buf), fd);
+	EXPECT_EQ(1, read_trace(dir, line, sizeof(line)));
+	EXPECT_STREQ(want, line);
+
+	close(dir);
+	EXPECT_EQ(0, unlinkat(tracefs, "instances/derive", AT_REMOVEDIR));
+	close(fd);
+	close(buf);
+	close(tracefs);
 }
 
 /* ENOTTY is how a program finds out that the kernel has no DERIVE */
