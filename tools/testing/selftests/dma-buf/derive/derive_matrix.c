@@ -83,6 +83,18 @@ static int open_vivid(void)
 	return -ENODEV;
 }
 
+/* Of more than buffer_size(), whatever others have left there */
+static int set_format(int node)
+{
+	struct v4l2_format format = { .type = V4L2_BUF_TYPE_VIDEO_CAPTURE };
+	int ret = buf_ioctl(node, VIDIOC_G_FMT, &format);
+
+	format.fmt.pix.width = 640;
+	format.fmt.pix.height = 360;
+	format.fmt.pix.pixelformat = V4L2_PIX_FMT_YUYV;
+	return ret ?: buf_ioctl(node, VIDIOC_S_FMT, &format);
+}
+
 /* The queue has one owner, so the node stays open; each call exports its buffer anew */
 static int vivid_alloc(int mode)
 {
@@ -99,7 +111,7 @@ static int vivid_alloc(int mode)
 		node = open_vivid();
 		if (node < 0)
 			return node;
-		ret = buf_ioctl(node, VIDIOC_REQBUFS, &req);
+		ret = set_format(node) ?: buf_ioctl(node, VIDIOC_REQBUFS, &req);
 		if (ret)
 			return ret;
 	}
