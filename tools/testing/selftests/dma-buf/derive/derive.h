@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,10 +28,25 @@
 #include <linux/pci_regs.h>
 #include <linux/udmabuf.h>
 #include <linux/vfio.h>
+#include <linux/videodev2.h>
 
 static inline int buf_ioctl(int fd, unsigned long cmd, void *arg)
 {
 	return ioctl(fd, cmd, arg) < 0 ? -errno : 0;
+}
+
+/* Not there, or not for this user */
+static inline bool no_exporter(int fd)
+{
+	return fd == -ENOENT || fd == -ENODEV || fd == -EACCES || fd == -EPERM;
+}
+
+static inline int lowest_fd(void)
+{
+	int fd = dup(0);
+
+	close(fd);
+	return fd;
 }
 
 static inline int derive(int fd, unsigned int flags)
@@ -225,6 +241,27 @@ static inline int ioas_import(int fd, size_t size, uint32_t flags)
 	return ret;
 }
 
+/* The camera of vivid */
+static inline int open_vivid(int flags)
+{
+	struct v4l2_capability cap;
+	char path[32];
+	int i, fd;
+
+	for (i = 0; i < 64; i++) {
+		snprintf(path, sizeof(path), "/dev/video%d", i);
+		fd = open(path, O_RDWR | O_CLOEXEC | flags);
+		if (fd < 0)
+			continue;
+		if (!ioctl(fd, VIDIOC_QUERYCAP, &cap) &&
+		    !strcmp((char *)cap.driver, "vivid") &&
+		    cap.device_caps & V4L2_CAP_VIDEO_CAPTURE)
+			return fd;
+		close(fd);
+	}
+	return -ENODEV;
+}
+
 /* The cdev of the first function that the variable of the environment names */
 static inline int vfio_cdev(const char *name)
 {
@@ -260,34 +297,36 @@ static inline int vfio_attach(int device, int iommufd)
 	       buf_ioctl(device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach);
 }
 
-/* Without this the dma-bufs of a device are made revoked */
-static inline int vfio_enable_memory(int device)
+/* Memory access of the device; its dma-bufs are revoked while it is off */
+static inline int vfio_set_memory(int device, bool on)
 {
 	struct vfio_region_info config = {
 		.argsz = sizeof(config),
 		.index = VFIO_PCI_CONFIG_REGION_INDEX,
 	};
 	int ret = buf_ioctl(device, VFIO_DEVICE_GET_REGION_INFO, &config);
+	off_t offset = config.offset + PCI_COMMAND;
 	uint16_t command;
 
 	if (ret)
 		return ret;
-	if (pread(device, &command, 2, config.offset + PCI_COMMAND) != 2)
-		return -EIO;
-	command |= PCI_COMMAND_MEMORY;
-	return pwrite(device, &command, 2, config.offset + PCI_COMMAND) == 2 ? 0 : -EIO;
+	if (pread(device, &command, 2, offset) != 2)
+		return -errno;
+	command &= ~PCI_COMMAND_MEMORY;
+	command |= on ? PCI_COMMAND_MEMORY : 0;
+	return pwrite(device, &command, 2, offset) == 2 ? 0 : -errno;
 }
 
-/* A device with a BAR 2 of RAM; -ENODEV where there is none, or no iommufd */
-static inline int vfio_open(void)
+/* The device of vfio_cdev(), ready for use; -ENODEV also where there is no iommufd for it */
+static inline int vfio_open(const char *name)
 {
-	int device = vfio_cdev("VMTEST_IVSHMEM_BDF"), iommufd, ret;
+	int device = vfio_cdev(name), iommufd, ret;
 
 	if (device < 0)
 		return device;
 	iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
 	ret = iommufd < 0 ? -errno : vfio_attach(device, iommufd) ?:
-				     vfio_enable_memory(device);
+				     vfio_set_memory(device, true);
 	close(iommufd);
 	if (!ret)
 		return device;
@@ -296,10 +335,8 @@ static inline int vfio_open(void)
 	return ret == -ENOTTY && sizeof(long) == 4 ? -ENODEV : ret;
 }
 
-/* A dma-buf of the BAR, whose device stays open as long as the process */
-static inline int vfio_alloc(size_t size, uint32_t open_flags)
+static inline int vfio_export(int device, int bar, size_t size, uint32_t open_flags)
 {
-	static int device = -1;
 	struct {
 		struct vfio_device_feature feature;
 		struct vfio_device_feature_dma_buf buf;
@@ -307,19 +344,26 @@ static inline int vfio_alloc(size_t size, uint32_t open_flags)
 	} arg = {
 		.feature.argsz = sizeof(arg),
 		.feature.flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF,
-		.buf.region_index = VFIO_PCI_BAR2_REGION_INDEX,
+		.buf.region_index = bar,
 		.buf.open_flags = open_flags,
 		.buf.nr_ranges = 1,
 		.range.length = size,
 	};
-	int fd;
+	int fd = ioctl(device, VFIO_DEVICE_FEATURE, &arg);
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* A dma-buf of a BAR of RAM, whose device stays open as long as the process */
+static inline int vfio_alloc(size_t size, uint32_t open_flags)
+{
+	static int device = -1;
 
 	if (device < 0)
-		device = vfio_open();
+		device = vfio_open("VMTEST_IVSHMEM_BDF");
 	if (device < 0)
 		return device;
-	fd = ioctl(device, VFIO_DEVICE_FEATURE, &arg);
-	return fd < 0 ? -errno : fd;
+	return vfio_export(device, VFIO_PCI_BAR2_REGION_INDEX, size, open_flags);
 }
 
 static inline int reopen(int fd, int flags)
@@ -377,6 +421,41 @@ static inline long count_buffers(void)
 	if (f)
 		fclose(f);
 	return total;
+}
+
+static inline long proc_number(const char *path)
+{
+	FILE *f = fopen(path, "r");
+	long n = -1;
+
+	if (f) {
+		if (fscanf(f, "%ld", &n) != 1)
+			n = -1;
+		fclose(f);
+	}
+	return n;
+}
+
+struct counts {
+	long files, dentries, inodes, buffers;
+};
+
+/* Kernel objects, without those that are cached */
+static inline struct counts count_objects(void)
+{
+	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
+	struct counts c;
+
+	if (fd >= 0) {
+		if (write(fd, "2", 1) < 0)
+			perror("drop_caches");
+		close(fd);
+	}
+	c.files = proc_number("/proc/sys/fs/file-nr");
+	c.dentries = proc_number("/proc/sys/fs/dentry-state");
+	c.inodes = proc_number("/proc/sys/fs/inode-nr");
+	c.buffers = count_buffers();
+	return c;
 }
 
 /* Is there a dma-buf with this inode number? -1 if debugfs does not tell */

@@ -115,12 +115,6 @@ FIXTURE_VARIANT_ADD(escape, udmabuf) { .alloc = udma_alloc };
 FIXTURE_VARIANT_ADD(escape, vgem) { .alloc = vgem_alloc, .drm = "vgem" };
 FIXTURE_VARIANT_ADD(escape, ttm) { .alloc = ttm_alloc, .drm = "qxl" };
 
-/* Not there, or not for this user */
-static bool no_exporter(int fd)
-{
-	return fd == -ENOENT || fd == -ENODEV || fd == -EACCES || fd == -EPERM;
-}
-
 static void fill(int fd)
 {
 	size_t i;
@@ -1995,26 +1989,6 @@ TEST_F(escape, vfio_type1)
 }
 
 /* A camera that is told to capture into the buffer; vivid is one of software */
-static int camera_open(void)
-{
-	struct v4l2_capability cap;
-	char path[32];
-	int i, fd;
-
-	for (i = 0; i < 16; i++) {
-		snprintf(path, sizeof(path), "/dev/video%d", i);
-		fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
-		if (fd < 0)
-			continue;
-		if (!ioctl(fd, VIDIOC_QUERYCAP, &cap) &&
-		    !strcmp((char *)cap.driver, "vivid") &&
-		    cap.device_caps & V4L2_CAP_VIDEO_CAPTURE)
-			return fd;
-		close(fd);
-	}
-	return -ENODEV;
-}
-
 static long camera_setup(int camera, uint32_t memory)
 {
 	struct v4l2_format format = {
@@ -2055,7 +2029,7 @@ static long camera_queue(int camera, int index, uint32_t memory, void *p, int fd
 TEST_F(escape, camera_userptr)
 {
 	const uint32_t memory = V4L2_MEMORY_USERPTR;
-	int camera = camera_open();
+	int camera = open_vivid(O_NONBLOCK);
 
 	if (camera < 0)
 		SKIP(return, "no vivid");
@@ -2069,7 +2043,7 @@ TEST_F(escape, camera_userptr)
 TEST_F(escape, camera_dmabuf)
 {
 	const uint32_t memory = V4L2_MEMORY_DMABUF;
-	int camera = camera_open();
+	int camera = open_vivid(O_NONBLOCK);
 	long ret;
 
 	if (camera < 0)

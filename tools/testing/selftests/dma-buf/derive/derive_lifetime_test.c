@@ -72,49 +72,6 @@ static int poll_now(int fd, short events)
 	return poll(&pfd, 1, 0);
 }
 
-static int lowest_fd(void)
-{
-	int fd = dup(0);
-
-	close(fd);
-	return fd;
-}
-
-static long proc_number(const char *path)
-{
-	FILE *f = fopen(path, "r");
-	long n = -1;
-
-	if (f) {
-		if (fscanf(f, "%ld", &n) != 1)
-			n = -1;
-		fclose(f);
-	}
-	return n;
-}
-
-struct counts {
-	long files, dentries, inodes, buffers;
-};
-
-/* Kernel objects, without those that are cached */
-static struct counts count_objects(void)
-{
-	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
-	struct counts c;
-
-	if (fd >= 0) {
-		if (write(fd, "2", 1) < 0)
-			perror("drop_caches");
-		close(fd);
-	}
-	c.files = proc_number("/proc/sys/fs/file-nr");
-	c.dentries = proc_number("/proc/sys/fs/dentry-state");
-	c.inodes = proc_number("/proc/sys/fs/inode-nr");
-	c.buffers = count_buffers();
-	return c;
-}
-
 /*
  * No buffer is left, and of the rest no more than what the system does meanwhile
  * explains, which is less than what was done.
@@ -188,12 +145,6 @@ static int vgem_alloc(void)
 	ret = buf_ioctl(vgem, DRM_IOCTL_PRIME_HANDLE_TO_FD, &prime);
 	close_handle(vgem, dumb.handle);
 	return ret ?: prime.fd;
-}
-
-/* Not there, or not for this user */
-static bool no_exporter(int fd)
-{
-	return fd == -ENOENT || fd == -ENODEV || fd == -EACCES || fd == -EPERM;
 }
 
 /*
@@ -1260,26 +1211,6 @@ FIXTURE_VARIANT_ADD(vfio, nvme_device_first) {
 	.bdf = "VMTEST_NVME_BDF", .bar = 4, .device_first = true,
 };
 
-/* Memory access of the device; its dma-bufs are revoked while it is off */
-static int set_memory(int device, bool on)
-{
-	struct vfio_region_info config = {
-		.argsz = sizeof(config),
-		.index = VFIO_PCI_CONFIG_REGION_INDEX,
-	};
-	int ret = buf_ioctl(device, VFIO_DEVICE_GET_REGION_INFO, &config);
-	uint16_t command;
-	off_t offset = config.offset + PCI_COMMAND;
-
-	if (ret)
-		return ret;
-	if (pread(device, &command, 2, offset) != 2)
-		return -errno;
-	command &= ~PCI_COMMAND_MEMORY;
-	command |= on ? PCI_COMMAND_MEMORY : 0;
-	return pwrite(device, &command, 2, offset) == 2 ? 0 : -errno;
-}
-
 static int reset_device(int device)
 {
 	struct vfio_device_info info = { .argsz = sizeof(info) };
@@ -1290,39 +1221,6 @@ static int reset_device(int device)
 	return buf_ioctl(device, VFIO_DEVICE_RESET, NULL);
 }
 
-static int open_device(const char *bdf)
-{
-	int device = vfio_cdev(bdf), iommufd, ret;
-
-	if (device < 0)
-		return device;
-	iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
-	ret = iommufd < 0 ? -errno : vfio_attach(device, iommufd) ?: set_memory(device, true);
-	close(iommufd);
-	if (ret)
-		close(device);
-	return ret ?: device;
-}
-
-static int export_bar(int device, int bar)
-{
-	struct {
-		struct vfio_device_feature feature;
-		struct vfio_device_feature_dma_buf buf;
-		struct vfio_region_dma_range range;
-	} arg = {
-		.feature.argsz = sizeof(arg),
-		.feature.flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF,
-		.buf.region_index = bar,
-		.buf.open_flags = O_RDWR | O_CLOEXEC,
-		.buf.nr_ranges = 1,
-		.range.length = getpagesize(),
-	};
-	int fd = ioctl(device, VFIO_DEVICE_FEATURE, &arg);
-
-	return fd < 0 ? -errno : fd;
-}
-
 FIXTURE_SETUP(vfio)
 {
 	self->device = -1;
@@ -1330,11 +1228,9 @@ FIXTURE_SETUP(vfio)
 		SKIP(return, "debugfs is needed to see buffers come and go");
 	if (open_timeline(&self->timeline))
 		SKIP(return, "no sw_sync");
-	self->device = open_device(variant->bdf);
+	self->device = vfio_open(variant->bdf);
 	if (self->device == -ENODEV || self->device == -ENOENT)
-		SKIP(return, "no device of $%s", variant->bdf);
-	if (self->device == -ENOTTY && sizeof(long) == 4)
-		SKIP(return, "iommufd has no ioctls for 32-bit programs");
+		SKIP(return, "no device of $%s, or no iommufd for it", variant->bdf);
 	ASSERT_GE(self->device, 0);
 }
 
@@ -1359,7 +1255,7 @@ static void *memory_off(void *arg)
 {
 	struct toggle *t = arg;
 
-	t->ret = set_memory(t->device, false);
+	t->ret = vfio_set_memory(t->device, false);
 	__atomic_store_n(&t->done, true, __ATOMIC_RELEASE);
 	return NULL;
 }
@@ -1397,7 +1293,8 @@ TEST_F_TIMEOUT(vfio, opath_outlives_file, 36000)
 
 	if (heap < 0)
 		SKIP(return, "no system heap");
-	buf = export_bar(self->device, variant->bar);
+	buf = vfio_export(self->device, variant->bar, getpagesize(),
+				  O_RDWR | O_CLOEXEC);
 	ASSERT_GE(buf, 0);
 	ino = inode_of(buf);
 	/* With this the walk stops at the buffer, should it come there */
@@ -1441,17 +1338,18 @@ TEST_F_TIMEOUT(vfio, opath_outlives_file, 36000)
 	EXPECT_EQ(0, signal_fence(&self->timeline));
 	pthread_join(toggle.thread, NULL);
 	EXPECT_EQ(0, toggle.ret);
-	EXPECT_EQ(0, set_memory(self->device, true));
+	EXPECT_EQ(0, vfio_set_memory(self->device, true));
 	EXPECT_EQ(0, reset_device(self->device));
 
 	if (variant->device_first) {
 		close(self->device);
-		self->device = open_device(variant->bdf);
+		self->device = vfio_open(variant->bdf);
 		ASSERT_GE(self->device, 0);
-		buf = export_bar(self->device, variant->bar);
+		buf = vfio_export(self->device, variant->bar, getpagesize(),
+				  O_RDWR | O_CLOEXEC);
 		ASSERT_GE(buf, 0);
-		EXPECT_EQ(0, set_memory(self->device, false));
-		EXPECT_EQ(0, set_memory(self->device, true));
+		EXPECT_EQ(0, vfio_set_memory(self->device, false));
+		EXPECT_EQ(0, vfio_set_memory(self->device, true));
 		EXPECT_EQ(0, reset_device(self->device));
 		close(self->device);
 		self->device = -1;
@@ -1459,8 +1357,8 @@ TEST_F_TIMEOUT(vfio, opath_outlives_file, 36000)
 		close(path);
 	} else {
 		close(path);
-		EXPECT_EQ(0, set_memory(self->device, false));
-		EXPECT_EQ(0, set_memory(self->device, true));
+		EXPECT_EQ(0, vfio_set_memory(self->device, false));
+		EXPECT_EQ(0, vfio_set_memory(self->device, true));
 	}
 	for (i = 0; i < FILES; i++)
 		if (other[i] >= 0)
@@ -1472,7 +1370,8 @@ TEST_F_TIMEOUT(vfio, opath_outlives_file, 36000)
 /* A derived fd alone is a user like any other, to VFIO too */
 TEST_F_TIMEOUT(vfio, derived_is_last, 36000)
 {
-	int buf = export_bar(self->device, variant->bar), ro, path;
+	int buf = vfio_export(self->device, variant->bar, getpagesize(),
+				  O_RDWR | O_CLOEXEC), ro, path;
 	long before = count_buffers();
 	ino_t ino;
 
@@ -1483,8 +1382,8 @@ TEST_F_TIMEOUT(vfio, derived_is_last, 36000)
 	path = reopen(ro, O_PATH);
 	ASSERT_GE(path, 0);
 	close(buf);
-	EXPECT_EQ(0, set_memory(self->device, false));
-	EXPECT_EQ(0, set_memory(self->device, true));
+	EXPECT_EQ(0, vfio_set_memory(self->device, false));
+	EXPECT_EQ(0, vfio_set_memory(self->device, true));
 	EXPECT_EQ(0, reset_device(self->device));
 	EXPECT_EQ(1, buffer_exists(ino));
 	EXPECT_STREQ("1", fdinfo(ro, "count"));
@@ -1497,8 +1396,8 @@ TEST_F_TIMEOUT(vfio, derived_is_last, 36000)
 	EXPECT_EQ(0, buffer_exists(ino));
 	EXPECT_EQ(before - 1, count_buffers());
 	if (!variant->device_first) {
-		EXPECT_EQ(0, set_memory(self->device, false));
-		EXPECT_EQ(0, set_memory(self->device, true));
+		EXPECT_EQ(0, vfio_set_memory(self->device, false));
+		EXPECT_EQ(0, vfio_set_memory(self->device, true));
 	}
 	close(path);
 }

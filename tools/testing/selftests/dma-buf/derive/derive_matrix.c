@@ -10,7 +10,6 @@
 #include <limits.h>
 #include <poll.h>
 
-#include <linux/videodev2.h>
 
 #include "../../kselftest.h"
 #include "derive.h"
@@ -63,26 +62,6 @@ static int qxl_alloc(int mode)
 	return drm_export("qxl", buffer_size(), mode | DRM_CLOEXEC);
 }
 
-static int open_vivid(void)
-{
-	struct v4l2_capability cap;
-	char path[32];
-	int i, fd;
-
-	for (i = 0; i < 64; i++) {
-		snprintf(path, sizeof(path), "/dev/video%d", i);
-		fd = open(path, O_RDWR | O_CLOEXEC);
-		if (fd < 0)
-			continue;
-		if (!ioctl(fd, VIDIOC_QUERYCAP, &cap) &&
-		    !strcmp((char *)cap.driver, "vivid") &&
-		    cap.device_caps & V4L2_CAP_VIDEO_CAPTURE)
-			return fd;
-		close(fd);
-	}
-	return -ENODEV;
-}
-
 /* Of more than buffer_size(), whatever others have left there */
 static int set_format(int node)
 {
@@ -108,7 +87,7 @@ static int vivid_alloc(int mode)
 	int ret;
 
 	if (node < 0) {
-		node = open_vivid();
+		node = open_vivid(0);
 		if (node < 0)
 			return node;
 		ret = set_format(node) ?: buf_ioctl(node, VIDIOC_REQBUFS, &req);
@@ -481,11 +460,6 @@ static const char *text(int value)
 		snprintf(number, sizeof(number), "%d", value);
 		return strerrorname_np(-value) ?: number;
 	}
-}
-
-static bool no_exporter(int fd)
-{
-	return fd == -ENOENT || fd == -ENODEV || fd == -EACCES || fd == -EPERM;
 }
 
 /* The file of a kind, or why there is none */

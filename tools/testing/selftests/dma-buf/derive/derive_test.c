@@ -35,49 +35,6 @@ static struct dma_buf_derive *readonly_arg(unsigned int flags)
 	return mprotect(arg, getpagesize(), PROT_READ) ? NULL : arg;
 }
 
-static int lowest_fd(void)
-{
-	int fd = dup(0);
-
-	close(fd);
-	return fd;
-}
-
-static long proc_number(const char *path)
-{
-	FILE *f = fopen(path, "r");
-	long n = -1;
-
-	if (f) {
-		if (fscanf(f, "%ld", &n) != 1)
-			n = -1;
-		fclose(f);
-	}
-	return n;
-}
-
-struct counts {
-	long files, dentries, inodes, buffers;
-};
-
-/* Kernel objects, without those that are cached */
-static struct counts count_objects(void)
-{
-	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
-	struct counts c;
-
-	if (fd >= 0) {
-		if (write(fd, "2", 1) < 0)
-			perror("drop_caches");
-		close(fd);
-	}
-	c.files = proc_number("/proc/sys/fs/file-nr");
-	c.dentries = proc_number("/proc/sys/fs/dentry-state");
-	c.inodes = proc_number("/proc/sys/fs/inode-nr");
-	c.buffers = count_buffers();
-	return c;
-}
-
 FIXTURE(derive)
 {
 	int buf, ro, wo, rw;
@@ -119,12 +76,6 @@ FIXTURE_VARIANT_ADD(derive, cma_heap) { .alloc = cma_alloc };
 FIXTURE_VARIANT_ADD(derive, udmabuf) { .alloc = udma_alloc };
 FIXTURE_VARIANT_ADD(derive, vgem) { .alloc = vgem_alloc };
 FIXTURE_VARIANT_ADD(derive, ttm) { .alloc = ttm_alloc };
-
-/* Not there, or not for this user */
-static bool no_exporter(int fd)
-{
-	return fd == -ENOENT || fd == -ENODEV || fd == -EACCES || fd == -EPERM;
-}
 
 FIXTURE_SETUP(derive)
 {
