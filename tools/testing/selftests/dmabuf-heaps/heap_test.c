@@ -18,6 +18,7 @@
 #include <linux/dma-buf.h>
 #include <linux/dma-heap.h>
 
+#include "../fail_nth.h"
 #include "../kselftest_harness.h"
 
 static size_t page;
@@ -260,64 +261,20 @@ TEST_F(heap, killed)
 		EXPECT_EQ(before, cma_used());
 }
 
-static int nth_file;
-
-/* The nth allocation from here on fails; 0: none */
-static void fail_nth(int n)
-{
-	char text[16];
-	int len = snprintf(text, sizeof(text), "%d", n);
-
-	/* Disarming can be what fails, once */
-	while (pwrite(nth_file, text, len, 0) != len)
-		if (errno != EFAULT && errno != ENOMEM)
-			abort();
-}
-
-/* Disarms. Has the allocation not been reached? */
-static int not_reached(void)
-{
-	char text[16] = "";
-	ssize_t ret = pread(nth_file, text, sizeof(text) - 1, 0);
-
-	/* copy_to_user() can be what fails, here */
-	if (ret <= 0 && errno != EFAULT)
-		abort();
-	fail_nth(0);
-	return ret <= 0 || atoi(text) > 0;
-}
-
-/* "0" lets allocations that may wait fail, too. Returns what was there, 0 for nothing */
-static char set_ignore_gfp_wait(const char *dir, char value)
-{
-	char path[80], old = 0;
-	int fd;
-
-	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/ignore-gfp-wait", dir);
-	fd = open(path, O_RDWR);
-	if (fd >= 0 && (pread(fd, &old, 1, 0) != 1 || pwrite(fd, &value, 1, 0) != 1))
-		old = 0;
-	close(fd);
-	return old;
-}
-
 /* Each allocation that can fail gives back what was there, and an errno */
 TEST_F_TIMEOUT(heap, fail_nth, 300)
 {
-	char slab = set_ignore_gfp_wait("failslab", '0');
-	char pages = set_ignore_gfp_wait("fail_page_alloc", '0');
 	long before = cma_used();
 	int fd, ret, nth, left = 0;
 
-	nth_file = open("/proc/self/fail-nth", O_RDWR);
-	if (nth_file < 0 || !slab)
+	if (!fail_nth_setup())
 		SKIP(return, "no fault injection for slabs, or no debugfs");
 	fd = dup(self->dev);
 	close(fd);
 	for (nth = 1; nth < 1000 && !left; nth++) {
 		fail_nth(nth);
 		ret = alloc(self->dev, 1024 * 1024 + page);
-		left = not_reached();
+		left = fail_nth_left();
 		if (ret >= 0) {
 			EXPECT_EQ(fd, ret);
 			close(ret);
@@ -331,10 +288,7 @@ TEST_F_TIMEOUT(heap, fail_nth, 300)
 	}
 	EXPECT_GT(nth, 3);
 	EXPECT_TRUE(left);
-	close(nth_file);
-	set_ignore_gfp_wait("failslab", slab);
-	if (pages)
-		set_ignore_gfp_wait("fail_page_alloc", pages);
+	fail_nth_restore();
 }
 
 /* All of an area can be had, and again after it has been given back in pieces */

@@ -13,6 +13,7 @@
 #include <sys/epoll.h>
 #include <sys/wait.h>
 
+#include "../../fail_nth.h"
 #include "../../kselftest_harness.h"
 #include "derive.h"
 
@@ -572,76 +573,17 @@ TEST_F_TIMEOUT(orders, of_all, 36000)
 	EXPECT_TRUE(nothing_left(&before, 64)) TH_LOG("after %u orders", b.nr);
 }
 
-static const char * const knob[] = {
-	"failslab/ignore-gfp-wait", "failslab/verbose",
-	"fail_page_alloc/ignore-gfp-wait", "fail_page_alloc/verbose",
-	"fail_usercopy/verbose",
-};
-
-/* Returns what was there, 0 for nothing */
-static char set_knob(const char *name, char value)
-{
-	char path[80], old = 0;
-	int fd;
-
-	snprintf(path, sizeof(path), "/sys/kernel/debug/%s", name);
-	fd = open(path, O_RDWR);
-	if (fd >= 0 && (pread(fd, &old, 1, 0) != 1 || pwrite(fd, &value, 1, 0) != 1))
-		old = 0;
-	close(fd);
-	return old;
-}
-
-static int nth_file;
-
-/* The nth allocation from here on fails; 0: none */
-static void fail_nth(int n)
-{
-	char text[16];
-	int len = snprintf(text, sizeof(text), "%d", n);
-
-	/* Disarming can be what fails, once */
-	while (pwrite(nth_file, text, len, 0) != len)
-		if (errno != EFAULT && errno != ENOMEM)
-			abort();
-}
-
-/* Disarms. Has the allocation not been reached? */
-static int not_reached(void)
-{
-	char text[16] = "";
-	ssize_t ret = pread(nth_file, text, sizeof(text) - 1, 0);
-
-	/* copy_to_user() can be what fails, here */
-	if (ret <= 0 && errno != EFAULT)
-		abort();
-	fail_nth(0);
-	return ret <= 0 || atoi(text) > 0;
-}
-
-FIXTURE(faults) {
-	char old[ARRAY_SIZE(knob)];
-};
+FIXTURE(faults) {};
 
 FIXTURE_SETUP(faults)
 {
-	size_t i;
-
-	if (access("/proc/self/fail-nth", R_OK | W_OK))
-		SKIP(return, "no fault injection");
-	for (i = 0; i < ARRAY_SIZE(knob); i++)
-		self->old[i] = set_knob(knob[i], '0');
-	if (!self->old[0])
+	if (!fail_nth_setup())
 		SKIP(return, "no fault injection for slabs, or no debugfs");
 }
 
 FIXTURE_TEARDOWN(faults)
 {
-	size_t i;
-
-	for (i = 0; i < ARRAY_SIZE(knob); i++)
-		if (self->old[i])
-			set_knob(knob[i], self->old[i]);
+	fail_nth_restore();
 }
 
 #define NOT_REACHED	0x80
@@ -662,7 +604,8 @@ static int derive_and_fail(int from, int nth)
 			last--;
 	if (f)
 		fclose(f);
-	nth_file = open("/proc/self/fail-nth", O_RDWR);
+	if (!fail_nth_open())
+		return WRONG;
 	do {
 		fd = dup(0);
 	} while (fd >= 0 && fd < last);
@@ -670,7 +613,7 @@ static int derive_and_fail(int from, int nth)
 		return WRONG;
 	fail_nth(nth);
 	fd = derive(from, O_RDONLY | O_CLOEXEC);
-	left = not_reached() ? NOT_REACHED : 0;
+	left = fail_nth_left() ? NOT_REACHED : 0;
 	if (fd >= 0 && (fd != last + 1 || close(fd)))
 		return WRONG;
 	return lowest_fd() == last + 1 ? left | (fd < 0 ? -fd : 0) : WRONG;
@@ -1294,7 +1237,7 @@ TEST_F_TIMEOUT(vfio, opath_outlives_file, 36000)
 	if (heap < 0)
 		SKIP(return, "no system heap");
 	buf = vfio_export(self->device, variant->bar, getpagesize(),
-				  O_RDWR | O_CLOEXEC);
+			  O_RDWR | O_CLOEXEC);
 	ASSERT_GE(buf, 0);
 	ino = inode_of(buf);
 	/* With this the walk stops at the buffer, should it come there */

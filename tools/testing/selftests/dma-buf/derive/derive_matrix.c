@@ -10,7 +10,6 @@
 #include <limits.h>
 #include <poll.h>
 
-
 #include "../../kselftest.h"
 #include "derive.h"
 

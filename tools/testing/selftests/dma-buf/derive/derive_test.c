@@ -904,9 +904,10 @@ TEST(trace_event)
 	EXPECT_EQ(0, enable_event(dir, "0"));
 	close(derive(buf, O_RDONLY));
 
-	snprintf(want, sizeof(want), "dma_buf_derive: exp_name=%s size=%d ino=%llu fd=%d\n",
+	snprintf(want, sizeof(want), "dma_buf_derive: exp_name=%s size=%d ino=%llu fd=%d",
 		 fdinfo(buf, "exp_name"), SIZE, (unsigned long long)inode_of(buf), fd);
 	EXPECT_EQ(1, read_trace(dir, line, sizeof(line)));
+	line[strcspn(line, "\n")] = 0;
 	EXPECT_STREQ(want, line);
 
 	close(dir);

@@ -19,9 +19,9 @@
 #include <linux/falloc.h>
 #include <linux/udmabuf.h>
 
+#include "../../fail_nth.h"
 #include "../../kselftest_harness.h"
 
-#define FAULTS	"/sys/kernel/debug/"
 #define DMA_API "/sys/kernel/debug/dma-api/"
 #define PARAM	"/sys/module/udmabuf/parameters/"
 
@@ -569,33 +569,6 @@ TEST_F_TIMEOUT(udmabuf, pins_of_one_page, 300)
 	EXPECT_EQ(0, write_number(PARAM "list_limit", limit));
 }
 
-static int nth_file;
-
-/* The nth allocation from here on fails; 0: none */
-static void fail_nth(int n)
-{
-	char text[16];
-	int len = snprintf(text, sizeof(text), "%d", n);
-
-	/* Disarming can be what fails, once */
-	while (pwrite(nth_file, text, len, 0) != len)
-		if (errno != EFAULT && errno != ENOMEM)
-			abort();
-}
-
-/* Disarms. Has the allocation not been reached? */
-static int not_reached(void)
-{
-	char text[16] = "";
-	ssize_t ret = pread(nth_file, text, sizeof(text) - 1, 0);
-
-	/* copy_to_user() can be what fails, here */
-	if (ret <= 0 && errno != EFAULT)
-		abort();
-	fail_nth(0);
-	return ret <= 0 || atoi(text) > 0;
-}
-
 /* Each allocation that can fail gives back what was there, and an errno */
 TEST_F_TIMEOUT(udmabuf, fail_nth, 300)
 {
@@ -606,12 +579,8 @@ TEST_F_TIMEOUT(udmabuf, fail_nth, 300)
 	int memfd = new_memfd(16 * page, 0, F_SEAL_SHRINK), lowest, ret, nth, left, i;
 	long before = pinned();
 
-	nth_file = open("/proc/self/fail-nth", O_RDWR);
-	if (nth_file < 0)
-		SKIP(return, "no fault injection");
-	if (write_number(FAULTS "failslab/ignore-gfp-wait", 0))
+	if (!fail_nth_setup())
 		SKIP(return, "no fault injection for slabs, or no debugfs");
-	write_number(FAULTS "fail_page_alloc/ignore-gfp-wait", 0);
 	for (i = 0; i < 3; i++)
 		arg.item[i] = (struct udmabuf_create_item){
 			.memfd = memfd, .offset = 4 * i * page, .size = 4 * page };
@@ -624,7 +593,7 @@ TEST_F_TIMEOUT(udmabuf, fail_nth, 300)
 				ret = result(ioctl(self->dev, UDMABUF_CREATE_LIST, &arg));
 			else
 				ret = create(self->dev, memfd, 0, 16 * page);
-			left = not_reached();
+			left = fail_nth_left();
 			if (ret >= 0) {
 				EXPECT_EQ(lowest, ret);
 				close(ret);
@@ -639,10 +608,8 @@ TEST_F_TIMEOUT(udmabuf, fail_nth, 300)
 		EXPECT_GT(nth, 3);
 		EXPECT_LT(nth, 1000);
 	}
-	close(nth_file);
 	close(memfd);
-	write_number(FAULTS "failslab/ignore-gfp-wait", 1);
-	write_number(FAULTS "fail_page_alloc/ignore-gfp-wait", 1);
+	fail_nth_restore();
 }
 
 TEST_HARNESS_MAIN
