@@ -195,7 +195,7 @@ int main(void)
 	report(first / 4, "0.1", "udmabuf of 64 MiB without importers: first START and END");
 	fd = udmabuf(64 << 20);
 	/* what it takes to wait for the fences in time, on a coherent machine */
-	BENCH("1.25", 1000, sync_rw(fd), "udmabuf of 64 MiB without importers: START and END");
+	BENCH("1.3", 1000, sync_rw(fd), "udmabuf of 64 MiB without importers: START and END");
 	close(fd);
 	for (int h = 0; h < 2; h++) {
 		char path[64];
