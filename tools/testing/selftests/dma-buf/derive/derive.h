@@ -30,6 +30,23 @@
 #include <linux/vfio.h>
 #include <linux/videodev2.h>
 
+/* What the environment says, or 1 */
+static inline int factor(const char *name)
+{
+	const char *s = getenv(name);
+
+	return s && atoi(s) > 1 ? atoi(s) : 1;
+}
+
+/*
+ * How often to do what a test does n times: VMTEST_SCALE (of vm/vmtest.sh) asks for
+ * more, and where all takes VMTEST_SLOW times as long, there is less.
+ */
+static inline int rounds(int n)
+{
+	return n * factor("VMTEST_SCALE") / factor("VMTEST_SLOW") ?: 1;
+}
+
 static inline int buf_ioctl(int fd, unsigned long cmd, void *arg)
 {
 	return ioctl(fd, cmd, arg) < 0 ? -errno : 0;

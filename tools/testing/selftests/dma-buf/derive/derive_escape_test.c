@@ -1738,13 +1738,6 @@ static int reexport_number(int drm, int fd)
 	return ret ?: prime.fd;
 }
 
-static int rounds(int n)
-{
-	const char *scale = getenv("VMTEST_SCALE");
-
-	return n * (scale ? atoi(scale) : 1);
-}
-
 /* What is checked has to be what is given away */
 TEST_F(escape, race_of_fds)
 {

@@ -634,14 +634,6 @@ TEST_F(derive, epoll)
 
 #define THREADS 4
 
-/* A thread's rounds; VMTEST_SCALE (of vm/vmtest.sh) asks for more */
-static int rounds(void)
-{
-	const char *scale = getenv("VMTEST_SCALE");
-
-	return 2500 * (scale && atoi(scale) > 1 ? atoi(scale) : 1);
-}
-
 struct worker {
 	pthread_t thread;
 	int (*alloc)(void);
@@ -679,7 +671,7 @@ static int one_round(int from, int round)
 static void *work(void *arg)
 {
 	struct worker *w = arg;
-	int i, own, n = rounds();
+	int i, own, n = rounds(2500);
 
 	/* Mostly on a buffer that all threads share, at times on its own */
 	for (i = 0; i < n && !w->error; i++) {
@@ -718,7 +710,7 @@ TEST_F_TIMEOUT(derive, ten_thousand_rounds, 36000)
 	}
 	after = count_objects();
 	TH_LOG("before and after %d rounds: files %ld %ld, dentries %ld %ld",
-	       THREADS * rounds(), before.files, after.files, before.dentries,
+	       THREADS * rounds(2500), before.files, after.files, before.dentries,
 	       after.dentries);
 	TH_LOG("inodes %ld %ld, dma-bufs %ld %ld", before.inodes, after.inodes,
 	       before.buffers, after.buffers);

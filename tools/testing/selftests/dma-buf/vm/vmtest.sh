@@ -302,12 +302,18 @@ job()
 	rm "$run/guest.cpio" "$run/tests.cpio" "$run/job.cpio"
 }
 
-# slowness: how much longer than on a real machine things take
+# slow_config: how much longer things take in this configuration
+slow_config()
+{
+	keyword '# slow' "$vm/configs/$config.config" | grep . || echo 1
+}
+
+# slowness: how much longer than on a real machine they do
 slowness()
 {
 	local factor=4
 	[ "$(accel)" = tcg ] || factor=1
-	echo $((factor * $(keyword '# slow' "$vm/configs/$config.config" | grep . || echo 1)))
+	echo $((factor * $(slow_config)))
 }
 
 # limit: seconds after which QEMU is ended: what the tests may take, and some more
@@ -406,7 +412,8 @@ boot()
 	# A test that lowers the level of the console must hide nothing.
 	words="console=$console ignore_loglevel panic=-1 $append $cmdline"
 	words+=" vmtest_mode=$mode vmtest_slow=$slow"
-	words+=" VMTEST_SCALE=$scale${VMTEST_TIMEOUT:+ vmtest_timeout=$VMTEST_TIMEOUT}"
+	words+=" VMTEST_SLOW=$(slow_config) VMTEST_SCALE=$scale"
+	words+="${VMTEST_TIMEOUT:+ vmtest_timeout=$VMTEST_TIMEOUT}"
 	truncate -s 4M "$run/ivshmem"
 	truncate -s 1G "$run/ivshmem2"
 	cmd=("$qemu" "${machine[@]}" "${accel[@]}" -m "$memory" -smp "$cpus"
