@@ -337,7 +337,7 @@ static const struct op file_ops[] = {
 	{ "mmap READ WRITE", do_map, PROT_READ | PROT_WRITE,
 	  CORE(-EACCES, -EACCES, 0, 0, -EACCES), NO_MMAP },
 	{ "mmap private", do_map_private, PROT_READ | PROT_WRITE,
-	  CORE(0, -EACCES, 0, 0, 0), NO_COPY },
+	  CORE(-EINVAL, -EACCES, -EINVAL, 0, 0), NO_COPY },
 	{ "mmap EXEC", do_map, PROT_READ | PROT_EXEC,
 	  CORE(-EPERM, -EACCES, -EPERM, -EPERM, -EPERM) },
 	{ "mprotect WRITE", do_mprotect, PROT_READ | PROT_WRITE,
