@@ -10,11 +10,15 @@
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-heap.h>
+#include <linux/iommufd.h>
 #include <linux/udmabuf.h>
+#include <linux/vfio.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -176,6 +180,123 @@ static void bench_get(void)
 	close(drm);
 }
 
+struct bar {
+	int fd;
+	off_t offset;
+	size_t size;
+};
+
+/* A BAR of the function number NR of those whose addresses the runner has in VARIABLE. Its device stays open. */
+static struct bar vfio_bar(const char *variable, int nr, int index)
+{
+	struct vfio_region_info info = { .argsz = sizeof(info), .index = index };
+	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
+	char bdf[2][16] = { "", "" }, path[128];
+	const char *list = getenv(variable);
+	struct bar bar;
+	glob_t found;
+
+	if (!list || sscanf(list, "%15s %15s", bdf[0], bdf[1]) <= nr)
+		errx(1, "%s has no function %d", variable, nr);
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/vfio-dev/vfio*", bdf[nr]);
+	if (glob(path, 0, NULL, &found))
+		errx(1, "%s", path);
+	snprintf(path, sizeof(path), "/dev/vfio/devices/%s", strrchr(found.gl_pathv[0], '/') + 1);
+	globfree(&found);
+	bar.fd = open(path, O_RDWR | O_CLOEXEC);
+	bind.iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	if (ioctl(bar.fd, VFIO_DEVICE_BIND_IOMMUFD, &bind) || ioctl(bar.fd, VFIO_DEVICE_GET_REGION_INFO, &info))
+		err(1, "%s", path);
+	bar.offset = info.offset;
+	bar.size = info.size;
+	return bar;
+}
+
+/* Maps a BAR OFFSET bytes behind a multiple of 1 GiB, the same at each call. */
+static char *map_bar(const struct bar *bar, uintptr_t offset)
+{
+	static uintptr_t room;
+	void *map;
+
+	if (!room) {
+		map = mmap(NULL, 3ul << 30, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (map == MAP_FAILED || munmap(map, 3ul << 30))
+			err(1, "room for BARs");
+		room = ((uintptr_t)map + (1ul << 30) - 1) & -(1ul << 30);
+	}
+	map = mmap((void *)(room + offset), bar->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE,
+		   bar->fd, bar->offset);
+	if (map == MAP_FAILED)
+		err(1, "mmap() of a BAR");
+	/* the guest has huge pages for those who ask */
+	if (bar->size > 4096 && madvise(map, bar->size, MADV_HUGEPAGE))
+		err(1, "MADV_HUGEPAGE of a BAR");
+	return map;
+}
+
+static void unmap_bar(const struct bar *bar, char *map)
+{
+	if (munmap(map, bar->size))
+		err(1, "munmap() of a BAR");
+}
+
+static void touch(char *map, size_t size)
+{
+	for (size_t i = 0; i < size; i += 4096)
+		(void)*(volatile char *)(map + i);
+}
+
+static void map_touch_unmap(const struct bar *bar)
+{
+	char *map = map_bar(bar, 0);
+
+	touch(map, 1);
+	unmap_bar(bar, map);
+}
+
+static long minor_faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
+}
+
+/* What it takes to touch all pages of a BAR that is mapped, and how many faults */
+static uint64_t bench_touch(const struct bar *bar, uintptr_t offset, uint64_t *faults)
+{
+	char *map = map_bar(bar, offset);
+	uint64_t time;
+
+	*faults = -minor_faults();
+	time = -now();
+	touch(map, bar->size);
+	time += now();
+	*faults += minor_faults();
+	unmap_bar(bar, map);
+	return time;
+}
+
+/* What VFIO does for a BAR: of a page, of 4 MiB at an address where no huge page fits, of 1 GiB */
+static void bench_vfio(void)
+{
+	struct bar page = vfio_bar("VMTEST_BOCHS_BDF", 0, 2);
+	struct bar small = vfio_bar("VMTEST_IVSHMEM_BDF", 0, 2);
+	struct bar large = vfio_bar("VMTEST_IVSHMEM_BDF", 1, 2);
+	uint64_t time, faults;
+
+	BENCH("2.0", 2000, unmap_bar(&page, map_bar(&page, 0)), "BAR of 4 KiB: mmap() and munmap()");
+	BENCH("2.0", 2000, map_touch_unmap(&page), "BAR of 4 KiB: mmap(), access, munmap()");
+	time = bench_touch(&small, 4096, &faults);
+	report(faults, "1.00", "BAR of 4 MiB: faults, without huge pages");
+	report(time / (small.size / 4096), "1.05", "BAR of 4 MiB: a fault, without huge pages");
+	BENCH("2.0", 2000, unmap_bar(&large, map_bar(&large, 0)), "BAR of 1 GiB: mmap() and munmap()");
+	BENCH("2.0", 2000, map_touch_unmap(&large), "BAR of 1 GiB: mmap(), access, munmap()");
+	time = bench_touch(&large, 0, &faults);
+	report(faults, "1.00", "BAR of 1 GiB: faults");
+	report(time, "1.05", "BAR of 1 GiB: access to each page");
+}
+
 int main(void)
 {
 	static const struct { const char *name; size_t size; int count; } sizes[] = {
@@ -215,5 +336,6 @@ int main(void)
 	}
 	bench_derive();
 	bench_get();
+	bench_vfio();
 	return 0;
 }

@@ -4,9 +4,12 @@
 # output goes to the port "ktap", "finish" after them, to the port "record".
 set -u
 
-vfio_bind() # NAME VENDOR:DEVICE: all such functions; their addresses to VMTEST_NAME_BDF
+# vfio_bind NAME VENDOR:DEVICE: all such functions; their addresses to VMTEST_NAME_BDF,
+# and one by one to VMTEST_NAME1_BDF and so on
+vfio_bind()
 {
 	bdf=
+	nr=0
 	for dev in /sys/bus/pci/devices/*; do
 		[ "$(cut -c3- "$dev/vendor"):$(cut -c3- "$dev/device")" = "$2" ] || continue
 		echo vfio-pci >"$dev/driver_override"
@@ -16,6 +19,8 @@ vfio_bind() # NAME VENDOR:DEVICE: all such functions; their addresses to VMTEST_
 			return 1
 		}
 		bdf="$bdf${bdf:+ }${dev##*/}"
+		nr=$((nr + 1))
+		echo "VMTEST_$1${nr}_BDF=${dev##*/}" >>/tmp/env
 	done
 	echo "VMTEST_$1_BDF=$bdf" >>/tmp/env
 }

@@ -323,18 +323,39 @@ static int test_timeout(const char *dir)
 	return (timeout ?: 3600) * slow * scale;
 }
 
+#define MAX_ARGS 16
+
+/* The words of line; $NAME stands for those of that variable of the environment */
+static bool split(char *line, char **argv, int *n)
+{
+	char *word, *save, *value;
+
+	for (word = strtok_r(line, " ", &save); word;
+	     word = strtok_r(NULL, " ", &save)) {
+		if (*word == '$') {
+			value = getenv(word + 1);
+			if (!value || !split(strdup(value), argv, n))
+				return false;
+		} else if (*n < MAX_ARGS) {
+			argv[(*n)++] = word;
+		}
+	}
+	argv[*n] = NULL;
+	return true;
+}
+
 /* line: COLLECTION:PROG [ARG...], which is the name of the test too */
 static void run_test(int nr, const char *name)
 {
-	char line[512], dir[600], *argv[16], *colon, *save;
+	char line[512], dir[600], *argv[MAX_ARGS + 1], *colon;
 	int timeout, status, n = 0;
 	long start;
 
 	snprintf(line, sizeof(line), "%s", name);
-	for (argv[n] = strtok_r(line, " ", &save); argv[n] && n < 15;
-	     argv[n] = strtok_r(NULL, " ", &save))
-		n++;
-	argv[n] = NULL;
+	if (!split(line, argv, &n)) {
+		putf(ktap, "not ok %d %s # left out: no such variable\n", nr, name);
+		return;
+	}
 	colon = n ? strrchr(argv[0], ':') : NULL;
 	if (!colon) {
 		putf(ktap, "not ok %d %s # left out: not COLLECTION:PROG\n", nr,

@@ -44,7 +44,7 @@ usage()
 	cat <<USAGE
 $0 [options] [-p PROG [ARG...] | -m [ARG...]]
   -t TEST    run this only: COLLECTION, COLLECTION:PROG, the last part of
-             either, or the last argument; may be repeated
+             either, PROG with any arguments, or the last argument; may be repeated
   -l         list the tests, or those that -t selects
   -n         build nothing: run what the last run has built
   -d         the demonstration: the tests of demo.d, their comments only
@@ -232,24 +232,27 @@ build_guest()
 # A program of a suite that another file names is that topic's.
 tests_of()
 {
-	local f target
+	local f target line runs=run
+	[ ${#tests[@]} = 0 ] && [ "$scale" = 1 ] || runs='\(run\|more\)'
 	for f; do
 		for target in $(keyword target "$f"); do
 			[[ " ${without[*]} " != *" $target "* ]] || continue
 			grep "^$target:" "$tests_out/tests/root/kselftest/kselftest-list.txt" |
-				grep -vxFf <(keyword run "$vm"/tests.d/*) || {
+				grep -vxFf <(keyword '\(run\|more\)' "$vm"/tests.d/*) || {
 				say "the suite '$target' of $f has no tests"
 				return 1
 			}
 		done
-		keyword run "$f"
+		while IFS= read -r line; do
+			[[ " ${without[*]} " == *" ${line%%:*} "* ]] || echo "$line"
+		done < <(keyword "$runs" "$f")
 	done
 }
 
 # select_tests: those that -t names, or all of the topics
 select_tests()
 {
-	local t found line coll files
+	local t found line coll prog files
 	mapfile -t files < <(data_files tests.d '')
 	[ ${#tests[@]} -gt 0 ] || { tests_of "${files[@]}"; return; }
 	tests_of "$vm"/tests.d/* >"$out/all" || return 1
@@ -257,9 +260,10 @@ select_tests()
 		found=0
 		while IFS= read -r line; do
 			coll=${line%%:*}
+			prog=${line#*:}
 			case $t in
-			"$line" | "$coll" | "${coll##*/}" | "${line#*:}" | \
-			"${coll##*/}:${line#*:}" | "${line##* }")
+			"$line" | "$coll" | "${coll##*/}" | "$prog" | "${prog%% *}" | \
+			"${coll##*/}:$prog" | "${line##* }")
 				echo "$line"
 				found=1
 				;;
@@ -453,12 +457,17 @@ decode()
 
 verdict()
 {
-	local expect opt=()
+	local expect line opt=()
 	mapfile -t expect < <(data_files expect.d '' ".$arch" ".$config" ".$arch.$config")
 	[ -z "$exact" ] || opt+=(--exact)
 	[ "$mode" != prog ] || opt+=(--prog "$(basename "$prog")")
 	[ -z "$record" ] || opt+=(--record "$record")
-	[ "$mode" != tests ] || [ ${#tests[@]} -gt 0 ] || opt+=(--all)
+	[ "$mode" != tests ] || [ ${#tests[@]} -gt 0 ] || {
+		opt+=(--all)
+		while IFS= read -r line; do
+			opt+=(--left-out "$line")
+		done < <(keyword more "$vm"/tests.d/* | grep -vxFf "$out/selected")
+	}
 	python3 -B "$vm/verdict.py" \
 		--run "$run" --splats "$vm/splats" "${opt[@]}" "${expect[@]}"
 }
