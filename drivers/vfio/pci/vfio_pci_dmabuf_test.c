@@ -177,6 +177,12 @@ static void find_pfn_outside(struct kunit *test)
 		vma.vm_pgoff = ULONG_MAX;
 		KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(priv, &vma, SZ_2M,
 								   order, &pfn));
+#ifdef CONFIG_64BIT
+		/* In bytes this is 0 again */
+		vma.vm_pgoff = 1UL << (BITS_PER_LONG - PAGE_SHIFT);
+		KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(priv, &vma, SZ_2M,
+								   order, &pfn));
+#endif
 		priv->vm_pgoff = 1;
 		vma.vm_pgoff = 0;
 		KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(priv, &vma, SZ_2M,
@@ -199,6 +205,7 @@ static void find_pfn_huge(struct kunit *test)
 		kunit_skip(test, "needs 64-bit addresses");
 
 	priv->vm_pgoff = VFIO_PCI_INDEX_TO_OFFSET(4ULL) >> PAGE_SHIFT;
+	priv->size = PUD_SIZE * 2;
 	priv->phys_vec[0].paddr = bar;
 	priv->phys_vec[0].len = PUD_SIZE * 2;
 	vma.vm_pgoff = priv->vm_pgoff;

@@ -199,9 +199,9 @@ static u32 tag(const struct bar *bar, u64 off)
 
 /*
  * Of a BAR that may have a million pages these are looked at: the first sixteen, and
- * four of each block of 512, of all blocks up to the sixteenth, then of the first and
- * the last of each sixteen. Whatever the size of the BAR, its first page, its last and
- * the one in the middle are among them.
+ * four of each block of 512, of all blocks up to the fourth, then of the first and the
+ * last of each 64. Whatever the size of the BAR, its first page, its last and the one in
+ * the middle are among them.
  */
 static bool is_looked_at(u64 nr)
 {
@@ -209,7 +209,7 @@ static bool is_looked_at(u64 nr)
 
 	if (nr < 16 || is_power_of_2(nr) || is_power_of_2(nr + 1))
 		return true;
-	if (block >= 16 && block % 16 && block % 16 != 15)
+	if (block >= 4 && block % 64 && block % 64 != 63)
 		return false;
 	return in_block < 2 || in_block == 255 || in_block == 511;
 }
@@ -219,8 +219,9 @@ static u64 next_page(u64 off)
 {
 	u64 nr = off / page;
 
+	/* Behind the first block only what ends a half of one can follow */
 	while (!is_looked_at(nr))
-		nr++;
+		nr = nr < 512 || nr % 256 == 255 ? nr + 1 : nr | 255;
 	return nr * page;
 }
 

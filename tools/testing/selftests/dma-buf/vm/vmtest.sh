@@ -232,8 +232,7 @@ build_guest()
 # A program of a suite that another file names is that topic's.
 tests_of()
 {
-	local f target line runs=run
-	[ ${#tests[@]} = 0 ] && [ "$scale" = 1 ] || runs='\(run\|more\)'
+	local f target line
 	for f; do
 		for target in $(keyword target "$f"); do
 			[[ " ${without[*]} " != *" $target "* ]] || continue
@@ -245,8 +244,15 @@ tests_of()
 		done
 		while IFS= read -r line; do
 			[[ " ${without[*]} " == *" ${line%%:*} "* ]] || echo "$line"
-		done < <(keyword "$runs" "$f")
+		done < <(keyword '\(run\|more\)' "$f")
 	done
+}
+
+# more_tests: what takes too long for every run
+more_tests()
+{
+	keyword more "$vm"/tests.d/*
+	keyword '# more' "$vm/configs/$config.config"
 }
 
 # select_tests: those that -t names, or all of the topics
@@ -254,7 +260,12 @@ select_tests()
 {
 	local t found line coll prog files
 	mapfile -t files < <(data_files tests.d '')
-	[ ${#tests[@]} -gt 0 ] || { tests_of "${files[@]}"; return; }
+	[ ${#tests[@]} -gt 0 ] || {
+		tests_of "${files[@]}" >"$out/all" || return 1
+		[ "$scale" != 1 ] || more_tests | grep -vxFf - "$out/all" || true
+		[ "$scale" = 1 ] || cat "$out/all"
+		return
+	}
 	tests_of "$vm"/tests.d/* >"$out/all" || return 1
 	for t in "${tests[@]}"; do
 		found=0
@@ -466,7 +477,7 @@ verdict()
 		opt+=(--all)
 		while IFS= read -r line; do
 			opt+=(--left-out "$line")
-		done < <(keyword more "$vm"/tests.d/* | grep -vxFf "$out/selected")
+		done < <(more_tests | grep -vxFf "$out/selected")
 	}
 	python3 -B "$vm/verdict.py" \
 		--run "$run" --splats "$vm/splats" "${opt[@]}" "${expect[@]}"
