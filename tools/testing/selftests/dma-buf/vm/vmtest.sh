@@ -258,7 +258,7 @@ more_tests()
 # select_tests: those that -t names, or all of the topics
 select_tests()
 {
-	local t found line coll prog files
+	local t found line coll name files
 	mapfile -t files < <(data_files tests.d '')
 	[ ${#tests[@]} -gt 0 ] || {
 		tests_of "${files[@]}" >"$out/all" || return 1
@@ -271,10 +271,10 @@ select_tests()
 		found=0
 		while IFS= read -r line; do
 			coll=${line%%:*}
-			prog=${line#*:}
+			name=${line#*:}
 			case $t in
-			"$line" | "$coll" | "${coll##*/}" | "$prog" | "${prog%% *}" | \
-			"${coll##*/}:$prog" | "${line##* }")
+			"$line" | "$coll" | "${coll##*/}" | "$name" | "${name%% *}" | \
+			"${coll##*/}:$name" | "${line##* }")
 				echo "$line"
 				found=1
 				;;
