@@ -94,9 +94,10 @@ maintainers_tree() {
 	)
 }
 
-# recipients PATCH TOPIC: an address a line, the kernel's and then those of the project's index
+# recipients PATCH TOPIC: an address a line, the kernel's and then those of the project's index. The
+# order of the keys of perl's hashes, which is another one each time, is that of equal maintainers.
 recipients() {
-	(cd "$work/kernel" && HOME=$work perl scripts/get_maintainer.pl --no-tree --nogit --nogit-fallback --norolestats --nofixes "$1") ||
+	(cd "$work/kernel" && HOME=$work PERL_HASH_SEED=0 PERL_PERTURB_KEYS=0 perl scripts/get_maintainer.pl --no-tree --nogit --nogit-fallback --norolestats --nofixes "$1") ||
 		die "scripts/get_maintainer.pl of the tree failed for $2/${1##*/}"
 	index | awk -F'\t' -v t="$2" '$1 == t && $2 == "L" { print $3 }'
 }

@@ -40,16 +40,32 @@ static void report(uint64_t instructions, const char *bound, const char *name)
 	printf("%llu\t%s\t%s\n", (unsigned long long)instructions, bound, name);
 }
 
-/* The average of COUNT runs of ACTION, after one that is not counted */
+static int compare(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+#define BATCHES 20
+
+/*
+ * What a run of ACTION takes, after one that is not counted: of the averages of BATCHES batches, which
+ * have COUNT runs in all, the one in the middle. A tick of the clock is in few of them.
+ */
 #define BENCH(bound, count, action, name)				\
 do {									\
-	uint64_t start = 0;						\
-	for (int i = 0; i <= (count); i++) {				\
-		if (i == 1)						\
-			start = now();					\
-		action;							\
+	const int each = ((count) + BATCHES - 1) / BATCHES;		\
+	uint64_t batch[BATCHES];					\
+	action;								\
+	for (int b = 0; b < BATCHES; b++) {				\
+		batch[b] = now();					\
+		for (int i = 0; i < each; i++)				\
+			action;						\
+		batch[b] = (now() - batch[b]) / each;			\
 	}								\
-	report((now() - start) / (count), bound, name);			\
+	qsort(batch, BATCHES, sizeof(batch[0]), compare);		\
+	report(batch[BATCHES / 2], bound, name);			\
 } while (0)
 
 static int udmabuf(off_t size)

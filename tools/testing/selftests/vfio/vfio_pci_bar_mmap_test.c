@@ -2034,6 +2034,47 @@ BAR_TEST(storm, command_and_sysfs_reset)
 	EXPECT_ALIVE(dut);
 }
 
+static void *sleeper_main(void *arg)
+{
+	struct toggler *t = arg;
+	struct vfio_device_feature entry = {
+		.argsz = sizeof(entry),
+		.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
+	}, exit = {
+		.argsz = sizeof(exit),
+		.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
+	};
+
+	while (!atomic_load(&t->stop)) {
+		ioctl(t->fd, VFIO_DEVICE_FEATURE, &entry);
+		usleep(1000);
+		ioctl(t->fd, VFIO_DEVICE_FEATURE, &exit);
+		atomic_fetch_add(&t->rounds, 1);
+	}
+	return NULL;
+}
+
+/* Both save the config space, put the device to sleep or reset it, and restore it */
+BAR_TEST(storm, low_power_and_bus_reset)
+{
+	struct toggler sleeper = { .fd = self->dut.device->fd };
+	struct dut *dut = &self->dut;
+	char port[32];
+	int i;
+
+	snprintf(port, sizeof(port), "%s/..", dut->device->bdf);
+	if (!has_runtime_pm(dut) || !sysfs_has(port, "reset_subordinate"))
+		SKIP(return, "no runtime PM, or no bus of its own");
+	if (try_sysfs_write(port, "reset_subordinate", "1") == -ENOTTY)
+		SKIP(return, "no reset of its bus, or no link after it");
+	ASSERT_EQ(0, pthread_create(&sleeper.thread, NULL, sleeper_main, &sleeper));
+	for (i = 0; i < rounds(30); i++)
+		ASSERT_EQ(0, try_sysfs_write(port, "reset_subordinate", "1"));
+	toggler_stop(&sleeper);
+	EXPECT_LT(0UL, atomic_load(&sleeper.rounds));
+	EXPECT_ALIVE(dut);
+}
+
 /* The last munmap() closes the device while its last pwrite() may be under way */
 BAR_TEST(storm, last_close)
 {

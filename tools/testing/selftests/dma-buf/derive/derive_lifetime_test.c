@@ -1051,6 +1051,7 @@ TEST_F_TIMEOUT(stress, everything_at_once, 36000)
 	int (*const exporters[])(void) = { system_alloc, cma_alloc, udma_alloc, vgem_alloc };
 	struct worker *w = mmap(NULL, WORKERS * sizeof(*w), PROT_READ | PROT_WRITE,
 				MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	const int share = rounds(4000) / (int)ARRAY_SIZE(operation);
 	int i, j, fd, done, nr = 0, drm = open_drm("vgem");
 	struct timeline timeline;
 	struct counts before;
@@ -1111,7 +1112,7 @@ TEST_F_TIMEOUT(stress, everything_at_once, 36000)
 	for (j = 0; j < (int)ARRAY_SIZE(operation); j++) {
 		for (i = 0, done = 0; i < WORKERS; i++)
 			done += w[i].done[j];
-		EXPECT_GT(done, 64) TH_LOG("%s: only %d", operation[j].name, done);
+		EXPECT_GE(done, share / 2) TH_LOG("%s: only %d", operation[j].name, done);
 		nr += done;
 	}
 	for (i = 0; i < SLOTS; i++)

@@ -428,6 +428,8 @@ boot()
 	words="console=$console ignore_loglevel panic=-1 $append $cmdline"
 	words+=" vmtest_mode=$mode vmtest_slow=$slow"
 	words+=" VMTEST_SLOW=$(slow_config) VMTEST_SCALE=$scale"
+	# a case of the fence chains is quadratic
+	words+=" kunit.timeout=$((300 * slow))"
 	words+="${VMTEST_TIMEOUT:+ vmtest_timeout=$VMTEST_TIMEOUT}"
 	truncate -s 4M "$run/ivshmem"
 	truncate -s 1G "$run/ivshmem2"
