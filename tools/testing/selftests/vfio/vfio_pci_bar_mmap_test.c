@@ -1899,6 +1899,7 @@ FIXTURE_TEARDOWN(storm)
 /* Memory off and on until it is told to stop, or until the fd is closed */
 struct toggler {
 	pthread_t thread;
+	struct dut *dut;
 	int fd;
 	u64 command;
 	u16 off, on;
@@ -2037,18 +2038,11 @@ BAR_TEST(storm, command_and_sysfs_reset)
 static void *sleeper_main(void *arg)
 {
 	struct toggler *t = arg;
-	struct vfio_device_feature entry = {
-		.argsz = sizeof(entry),
-		.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
-	}, exit = {
-		.argsz = sizeof(exit),
-		.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
-	};
 
 	while (!atomic_load(&t->stop)) {
-		ioctl(t->fd, VFIO_DEVICE_FEATURE, &entry);
+		feature(t->dut, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY, NULL, 0);
 		usleep(1000);
-		ioctl(t->fd, VFIO_DEVICE_FEATURE, &exit);
+		feature(t->dut, VFIO_DEVICE_FEATURE_LOW_POWER_EXIT, NULL, 0);
 		atomic_fetch_add(&t->rounds, 1);
 	}
 	return NULL;
@@ -2057,8 +2051,8 @@ static void *sleeper_main(void *arg)
 /* Both save the config space, put the device to sleep or reset it, and restore it */
 BAR_TEST(storm, low_power_and_bus_reset)
 {
-	struct toggler sleeper = { .fd = self->dut.device->fd };
 	struct dut *dut = &self->dut;
+	struct toggler sleeper = { .dut = dut };
 	char port[32];
 	int i;
 

@@ -248,9 +248,10 @@ tests_of()
 	done
 }
 
-# more_tests: what takes too long for every run
-more_tests()
+# left_out: what takes too long for every run, if this is one
+left_out()
 {
+	[ "$scale" = 1 ] || return 0
 	keyword more "$vm"/tests.d/*
 	keyword '# more' "$vm/configs/$config.config"
 }
@@ -262,8 +263,7 @@ select_tests()
 	mapfile -t files < <(data_files tests.d '')
 	[ ${#tests[@]} -gt 0 ] || {
 		tests_of "${files[@]}" >"$out/all" || return 1
-		[ "$scale" != 1 ] || more_tests | grep -vxFf - "$out/all" || true
-		[ "$scale" = 1 ] || cat "$out/all"
+		left_out | grep -vxFf - "$out/all" || true
 		return
 	}
 	tests_of "$vm"/tests.d/* >"$out/all" || return 1
@@ -479,7 +479,7 @@ verdict()
 		opt+=(--all)
 		while IFS= read -r line; do
 			opt+=(--left-out "$line")
-		done < <(more_tests | grep -vxFf "$out/selected")
+		done < <(left_out)
 	}
 	python3 -B "$vm/verdict.py" \
 		--run "$run" --splats "$vm/splats" "${opt[@]}" "${expect[@]}"
