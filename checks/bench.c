@@ -197,7 +197,7 @@ static void bench_get(void)
 }
 
 struct bar {
-	int fd;
+	int fd, iommufd;
 	off_t offset;
 	size_t size;
 };
@@ -223,6 +223,7 @@ static struct bar vfio_bar(const char *variable, int nr, int index)
 	bind.iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
 	if (ioctl(bar.fd, VFIO_DEVICE_BIND_IOMMUFD, &bind) || ioctl(bar.fd, VFIO_DEVICE_GET_REGION_INFO, &info))
 		err(1, "%s", path);
+	bar.iommufd = bind.iommufd;
 	bar.offset = info.offset;
 	bar.size = info.size;
 	return bar;
@@ -311,6 +312,115 @@ static void bench_vfio(void)
 	time = bench_touch(&large, 0, &faults);
 	report(faults, "1.00", "BAR of 1 GiB: faults");
 	report(time, "1.05", "BAR of 1 GiB: access to each page");
+	close(page.fd);
+	close(small.fd);
+	close(large.fd);
+}
+
+static int vfio_feature(int device, uint32_t flags, void *data, size_t size)
+{
+	struct {
+		struct vfio_device_feature feature;
+		char data[64];
+	} arg = { .feature.argsz = sizeof(arg.feature) + size, .feature.flags = flags };
+
+	memcpy(arg.data, data, size);
+	return ioctl(device, VFIO_DEVICE_FEATURE, &arg);
+}
+
+static int lend(const struct bar *bar, size_t size)
+{
+	struct {
+		struct vfio_device_feature_dma_buf buf;
+		struct vfio_region_dma_range range;
+	} arg = {
+		.buf = { .region_index = 2, .open_flags = O_RDWR | O_CLOEXEC, .nr_ranges = 1 },
+		.range = { .length = size },
+	};
+	int fd = vfio_feature(bar->fd, VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF, &arg, sizeof(arg));
+
+	if (fd < 0)
+		err(1, "export of a BAR");
+	return fd;
+}
+
+/* What REVOKE takes for a dma-buf of SIZE bytes with MAPPINGS mappings, of which the first PAGES pages have been touched */
+static uint64_t bench_revoke(const struct bar *bar, size_t size, int mappings, size_t pages)
+{
+	struct vfio_device_feature_dma_buf_revoke revoke = { .dmabuf_fd = lend(bar, size) };
+	char **map = calloc(mappings, sizeof(*map));
+	uint64_t time;
+
+	for (int i = 0; i < mappings; i++) {
+		map[i] = mmap(NULL, size, PROT_READ, MAP_SHARED, revoke.dmabuf_fd, 0);
+		if (map[i] == MAP_FAILED)
+			err(1, "mmap() of a dma-buf");
+		touch(map[i], pages * 4096);
+	}
+	time = -now();
+	if (vfio_feature(bar->fd, VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE, &revoke, sizeof(revoke)))
+		err(1, "REVOKE");
+	time += now();
+	for (int i = 0; i < mappings; i++)
+		munmap(map[i], size);
+	free(map);
+	close(revoke.dmabuf_fd);
+	return time;
+}
+
+/* The same for a dma-buf that is in an IOAS IMPORTS times */
+static uint64_t bench_revoke_imports(const struct bar *bar, int imports)
+{
+	struct vfio_device_feature_dma_buf_revoke revoke = { .dmabuf_fd = lend(bar, 4096) };
+	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+	struct iommu_destroy destroy = { .size = sizeof(destroy) };
+	struct iommu_ioas_unmap unmap = { .size = sizeof(unmap), .length = UINT64_MAX };
+	uint64_t time;
+
+	if (ioctl(bar->iommufd, IOMMU_IOAS_ALLOC, &alloc))
+		err(1, "IOMMU_IOAS_ALLOC");
+	for (int i = 0; i < imports; i++) {
+		struct iommu_ioas_map_file map = {
+			.size = sizeof(map), .flags = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE,
+			.ioas_id = alloc.out_ioas_id, .fd = revoke.dmabuf_fd, .length = 4096,
+		};
+
+		if (ioctl(bar->iommufd, IOMMU_IOAS_MAP_FILE, &map))
+			err(1, "IOMMU_IOAS_MAP_FILE");
+	}
+	time = -now();
+	if (vfio_feature(bar->fd, VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE, &revoke, sizeof(revoke)))
+		err(1, "REVOKE");
+	time += now();
+	unmap.ioas_id = destroy.id = alloc.out_ioas_id;
+	if (ioctl(bar->iommufd, IOMMU_IOAS_UNMAP, &unmap) || ioctl(bar->iommufd, IOMMU_DESTROY, &destroy))
+		err(1, "the end of an IOAS");
+	close(revoke.dmabuf_fd);
+	return time;
+}
+
+/* REVOKE, which the base does not have: it is to be linear in entries and importers, and not to depend on the size */
+static void bench_vfio_revoke(void)
+{
+	struct bar large = vfio_bar("VMTEST_IVSHMEM_BDF", 1, 2);
+	int fd = -1;
+
+	if (vfio_feature(large.fd, VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE, &fd, sizeof(fd)))
+		return;
+	bench_revoke(&large, 4096, 10, 1);
+	report(bench_revoke(&large, 4096, 1, 1), "1.0:REVOKE of 4 KiB, one entry", "REVOKE of 4 KiB, one entry");
+	report(bench_revoke(&large, 4 << 20, 1, 1), "1.5:REVOKE of 4 KiB, one entry", "REVOKE of 4 MiB, one entry");
+	report(bench_revoke(&large, 1 << 30, 1, 1), "2.0:REVOKE of 4 KiB, one entry", "REVOKE of 1 GiB, one entry");
+	report(bench_revoke(&large, 4096, 10, 1) / 10, "1.0:REVOKE, 10 mappings: each", "REVOKE, 10 mappings: each");
+	report(bench_revoke(&large, 4096, 100, 1) / 100, "1.1:REVOKE, 10 mappings: each", "REVOKE, 100 mappings: each");
+	report(bench_revoke(&large, 4096, 1000, 1) / 1000, "1.1:REVOKE, 10 mappings: each", "REVOKE, 1000 mappings: each");
+	report(bench_revoke(&large, 1 << 20, 1, 16) / 16, "1.0:REVOKE, 16 entries: each", "REVOKE, 16 entries: each");
+	report(bench_revoke(&large, 1 << 20, 1, 256) / 256, "1.1:REVOKE, 16 entries: each", "REVOKE, 256 entries: each");
+	bench_revoke_imports(&large, 1);
+	report(bench_revoke_imports(&large, 10) / 10, "1.0:REVOKE, 10 imports: each", "REVOKE, 10 imports: each");
+	report(bench_revoke_imports(&large, 100) / 100, "1.1:REVOKE, 10 imports: each", "REVOKE, 100 imports: each");
+	report(bench_revoke_imports(&large, 1000) / 1000, "1.1:REVOKE, 10 imports: each", "REVOKE, 1000 imports: each");
+	close(large.fd);
 }
 
 int main(void)
@@ -353,5 +463,6 @@ int main(void)
 	bench_derive();
 	bench_get();
 	bench_vfio();
+	bench_vfio_revoke();
 	return 0;
 }

@@ -88,7 +88,12 @@ static void st_derive_get(struct kunit *test)
 		} else {
 			KUNIT_EXPECT_EQ(test, PTR_ERR(got), -EACCES);
 		}
-		KUNIT_EXPECT_EQ(test, PTR_ERR(dma_buf_get_dir(fd, DMA_NONE)), -EINVAL);
+		got = dma_buf_get_dir(fd, DMA_NONE);
+		KUNIT_EXPECT_PTR_EQ(test, got, buf);
+		if (!IS_ERR(got))
+			dma_buf_put(got);
+		got = dma_buf_get_dir(fd, DMA_NONE + 1);
+		KUNIT_EXPECT_EQ(test, PTR_ERR(got), -EINVAL);
 	}
 	KUNIT_EXPECT_EQ(test, PTR_ERR(dma_buf_get_dir(-1, DMA_TO_DEVICE)), -EBADF);
 }

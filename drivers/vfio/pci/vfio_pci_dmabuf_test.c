@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What page table entries the mapping of a dma-buf can have */
+/*
+ * What page table entries the mapping of a dma-buf can have, and a file for
+ * selftests that tells which one an address has.
+ */
+#include <linux/debugfs.h>
+#include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/overflow.h>
 #include <linux/sizes.h>
@@ -243,6 +248,56 @@ static struct kunit_suite vfio_pci_dma_buf_suite = {
 };
 
 kunit_test_suite(vfio_pci_dma_buf_suite);
+
+/*
+ * The entry of the page table that the caller has for the address that is the
+ * position in the file: page frame number, size, attributes, in hexadecimal.
+ */
+static ssize_t mapping_read(struct file *file, char __user *buf, size_t count,
+			    loff_t *ppos)
+{
+	struct follow_pfnmap_args args = { .address = *ppos };
+	char text[64];
+	int len;
+
+	mmap_read_lock(current->mm);
+	args.vma = vma_lookup(current->mm, args.address);
+	len = args.vma ? follow_pfnmap_start(&args) : -EFAULT;
+	if (!len) {
+		len = scnprintf(text, sizeof(text), "%lx %lx %llx\n",
+				args.pfn, ~args.addr_mask + 1,
+				(u64)pgprot_val(args.pgprot));
+		follow_pfnmap_end(&args);
+	}
+	mmap_read_unlock(current->mm);
+	if (len < 0)
+		return len;
+
+	len = min_t(size_t, len, count);
+	return copy_to_user(buf, text, len) ? -EFAULT : len;
+}
+
+static const struct file_operations mapping_fops = {
+	.owner = THIS_MODULE,
+	.read = mapping_read,
+	.llseek = default_llseek,
+};
+
+static struct dentry *mapping_file;
+
+static int __init vfio_pci_dmabuf_test_init(void)
+{
+	mapping_file = debugfs_create_file("vfio_pci_dmabuf_test", 0400, NULL,
+					   NULL, &mapping_fops);
+	return 0;
+}
+module_init(vfio_pci_dmabuf_test_init);
+
+static void __exit vfio_pci_dmabuf_test_exit(void)
+{
+	debugfs_remove(mapping_file);
+}
+module_exit(vfio_pci_dmabuf_test_exit);
 
 MODULE_DESCRIPTION("KUnit tests for the dma-bufs of VFIO PCI");
 MODULE_LICENSE("GPL");
