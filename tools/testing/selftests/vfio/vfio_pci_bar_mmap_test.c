@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -431,6 +432,81 @@ BAR_TEST(bar_mmap, cut_huge_pages)
 	piece[2].map = map + SZ_2M;
 	EXPECT_EQ(0, check_pieces(dut, bar, piece, 3));
 	unmap(map, SZ_4M);
+}
+
+static sigjmp_buf on_segv_env;
+
+static void on_segv(int sig)
+{
+	siglongjmp(on_segv_env, 1);
+}
+
+/* No mapping is there, also for a CPU that had it in its TLB a moment ago */
+static bool is_gone(const void *addr)
+{
+	if (!sigsetjmp(on_segv_env, 1)) {
+		signal(SIGSEGV, on_segv);
+		readl(addr);
+		signal(SIGSEGV, SIG_DFL);
+		return false;
+	}
+	signal(SIGSEGV, SIG_DFL);
+	return true;
+}
+
+/* And with one of 1 GiB: moved as a whole, to where it cannot be one, in part, cut */
+BAR_TEST(bar_mmap, cut_largest_page)
+{
+	struct dut *dut = &self->dut;
+	struct bar *bar = biggest(dut, true);
+	struct piece piece[2];
+	void *map, *to;
+	int i;
+
+	if (!bar || bar->len < SZ_1G)
+		SKIP(return, "no BAR of 1 GiB that is RAM");
+	for (i = 0; i < 2; i++) {
+		map = map_at(dut, bar, mmap_reserve(SZ_1G, SZ_1G, 0), 0, SZ_1G);
+		EXPECT_EQ(0, not_as(ALIVE, bar, map, 0, SZ_1G));
+		to = mmap_reserve(SZ_1G, SZ_1G, i ? SZ_2M : 0);
+		readl(map);
+		ASSERT_EQ(to, mremap(map, SZ_1G, SZ_1G, MREMAP_MAYMOVE | MREMAP_FIXED, to));
+		EXPECT_TRUE(is_gone(map));
+		piece[0] = (struct piece) { to, 0, SZ_1G };
+		EXPECT_EQ(0, check_pieces(dut, bar, piece, 1));
+		unmap(to, SZ_1G);
+	}
+
+	/* Its end, then its middle */
+	map = map_at(dut, bar, mmap_reserve(SZ_1G, SZ_1G, 0), 0, SZ_1G);
+	EXPECT_EQ(0, not_as(ALIVE, bar, map, 0, SZ_1G));
+	to = mmap_reserve(SZ_4M, SZ_2M, 0);
+	readl(map + SZ_1G - SZ_4M);
+	ASSERT_EQ(to, mremap(map + SZ_1G - SZ_4M, SZ_4M, SZ_4M,
+			     MREMAP_MAYMOVE | MREMAP_FIXED, to));
+	EXPECT_TRUE(is_gone(map + SZ_1G - SZ_4M));
+	piece[0] = (struct piece) { map, 0, SZ_1G - SZ_4M };
+	piece[1] = (struct piece) { to, SZ_1G - SZ_4M, SZ_4M };
+	EXPECT_EQ(0, check_pieces(dut, bar, piece, 2));
+	unmap(to, SZ_4M);
+	unmap(map, SZ_1G - SZ_4M);
+
+	map = map_at(dut, bar, mmap_reserve(SZ_1G, SZ_1G, 0), 0, SZ_1G);
+	EXPECT_EQ(0, not_as(ALIVE, bar, map, 0, SZ_1G));
+	unmap(map + SZ_4M, SZ_4M);
+	piece[0] = (struct piece) { map, 0, SZ_4M };
+	piece[1] = (struct piece) { map + 2 * SZ_4M, 2 * SZ_4M, SZ_1G - 2 * SZ_4M };
+	EXPECT_EQ(0, check_pieces(dut, bar, piece, 2));
+	unmap(piece[0].map, piece[0].len);
+	unmap(piece[1].map, piece[1].len);
+
+	map = map_at(dut, bar, mmap_reserve(SZ_1G, SZ_1G, 0), 0, SZ_1G);
+	EXPECT_EQ(0, not_as(ALIVE, bar, map, 0, SZ_1G));
+	ASSERT_EQ(0, mprotect(map + SZ_4M, SZ_4M, PROT_NONE));
+	piece[0].map = map;
+	piece[1].map = map + 2 * SZ_4M;
+	EXPECT_EQ(0, check_pieces(dut, bar, piece, 2));
+	unmap(map, SZ_1G);
 }
 
 /* ---- Access by other means than an instruction of the process */
