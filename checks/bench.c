@@ -279,19 +279,25 @@ static long minor_faults(void)
 	return usage.ru_minflt;
 }
 
-/* What it takes to touch all pages of a BAR that is mapped, and how many faults */
+/* What it takes to touch all pages of a BAR that is mapped, and how many faults: the least of five times, as it is long */
 static uint64_t bench_touch(const struct bar *bar, uintptr_t offset, uint64_t *faults)
 {
-	char *map = map_bar(bar, offset);
-	uint64_t time;
+	uint64_t least = UINT64_MAX;
 
-	*faults = -minor_faults();
-	time = -now();
-	touch(map, bar->size);
-	time += now();
-	*faults += minor_faults();
-	unmap_bar(bar, map);
-	return time;
+	for (int i = 0; i < 5; i++) {
+		char *map = map_bar(bar, offset);
+		uint64_t time;
+
+		*faults = -minor_faults();
+		time = -now();
+		touch(map, bar->size);
+		time += now();
+		*faults += minor_faults();
+		unmap_bar(bar, map);
+		if (time < least)
+			least = time;
+	}
+	return least;
 }
 
 /* What VFIO does for a BAR: of a page, of 4 MiB at an address where no huge page fits, of 1 GiB */
