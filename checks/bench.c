@@ -2,7 +2,7 @@
 /*
  * Run in the guest by bin/bench, on a clock of which a nanosecond is an instruction. A line for each
  * measurement: INSTRUCTIONS <tab> BOUND <tab> NAME, where BOUND is what the series may take of what the base takes,
- * or with ":OTHER" behind it, of what OTHER, a line before this one, takes in the same run.
+ * or with ":OTHER" behind it, of what OTHER, a line before this one, takes in the same run. "-" is no bound.
  */
 #define _GNU_SOURCE
 #include <drm/drm.h>
@@ -34,6 +34,9 @@ static uint64_t now(void)
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return t.tv_sec * 1000000000ull + t.tv_nsec;
 }
+
+/* The bound of what others are compared with, and the base does not have */
+#define REFERENCE "-"
 
 static void report(uint64_t instructions, const char *bound, const char *name)
 {
@@ -279,7 +282,7 @@ static long minor_faults(void)
 	return usage.ru_minflt;
 }
 
-/* What it takes to touch all pages of a BAR that is mapped, and how many faults: the least of five times, as it is long */
+/* What it takes to touch all pages of a mapped BAR, and how many faults: the least of five times, as it is long */
 static uint64_t bench_touch(const struct bar *bar, uintptr_t offset, uint64_t *faults)
 {
 	uint64_t least = UINT64_MAX;
@@ -350,7 +353,7 @@ static int lend(const struct bar *bar, size_t size)
 	return fd;
 }
 
-/* What REVOKE takes for a dma-buf of SIZE bytes with MAPPINGS mappings, of which the first PAGES pages have been touched */
+/* What REVOKE takes for a dma-buf of SIZE bytes with MAPPINGS mappings, each with its first PAGES pages touched */
 static uint64_t bench_revoke(const struct bar *bar, size_t size, int mappings, size_t pages)
 {
 	struct vfio_device_feature_dma_buf_revoke revoke = { .dmabuf_fd = lend(bar, size) };
@@ -406,27 +409,39 @@ static uint64_t bench_revoke_imports(const struct bar *bar, int imports)
 }
 
 /*
- * REVOKE, which the base does not have: it is to be linear in entries and importers. With the size grows only what there
- * is of page tables to look through, of which each has 512 slots: twelve times as much is for one of 262144 times the size.
+ * REVOKE, which the base does not have: it is to be linear in entries and importers. With the size grows only
+ * what there is of page tables to look through, of which each has 512 slots: twelve times as much is for one of
+ * 262144 times the size.
  */
 static void bench_vfio_revoke(void)
 {
+	static const struct {
+		size_t size;
+		int mappings;
+		size_t pages;
+		int each;
+		const char *bound, *name;
+	} revokes[] = {
+		{ 4096, 1, 1, 1, REFERENCE, "REVOKE of 4 KiB, one entry" },
+		{ 4 << 20, 1, 1, 1, "4.0:REVOKE of 4 KiB, one entry", "REVOKE of 4 MiB, one entry" },
+		{ 1 << 30, 1, 1, 1, "12.0:REVOKE of 4 KiB, one entry", "REVOKE of 1 GiB, one entry" },
+		{ 4096, 10, 1, 10, REFERENCE, "REVOKE, 10 mappings: each" },
+		{ 4096, 100, 1, 100, "1.1:REVOKE, 10 mappings: each", "REVOKE, 100 mappings: each" },
+		{ 4096, 1000, 1, 1000, "1.1:REVOKE, 10 mappings: each", "REVOKE, 1000 mappings: each" },
+		{ 1 << 20, 1, 16, 16, REFERENCE, "REVOKE, 16 entries: each" },
+		{ 1 << 20, 1, 256, 256, "1.1:REVOKE, 16 entries: each", "REVOKE, 256 entries: each" },
+	};
 	struct bar large = vfio_bar("VMTEST_IVSHMEM_BDF", 1, 2);
 	int fd = -1;
 
 	if (vfio_feature(large.fd, VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE, &fd, sizeof(fd)))
 		return;
 	bench_revoke(&large, 4096, 10, 1);
-	report(bench_revoke(&large, 4096, 1, 1), "1.0:REVOKE of 4 KiB, one entry", "REVOKE of 4 KiB, one entry");
-	report(bench_revoke(&large, 4 << 20, 1, 1), "4.0:REVOKE of 4 KiB, one entry", "REVOKE of 4 MiB, one entry");
-	report(bench_revoke(&large, 1 << 30, 1, 1), "12.0:REVOKE of 4 KiB, one entry", "REVOKE of 1 GiB, one entry");
-	report(bench_revoke(&large, 4096, 10, 1) / 10, "1.0:REVOKE, 10 mappings: each", "REVOKE, 10 mappings: each");
-	report(bench_revoke(&large, 4096, 100, 1) / 100, "1.1:REVOKE, 10 mappings: each", "REVOKE, 100 mappings: each");
-	report(bench_revoke(&large, 4096, 1000, 1) / 1000, "1.1:REVOKE, 10 mappings: each", "REVOKE, 1000 mappings: each");
-	report(bench_revoke(&large, 1 << 20, 1, 16) / 16, "1.0:REVOKE, 16 entries: each", "REVOKE, 16 entries: each");
-	report(bench_revoke(&large, 1 << 20, 1, 256) / 256, "1.1:REVOKE, 16 entries: each", "REVOKE, 256 entries: each");
+	for (size_t i = 0; i < sizeof(revokes) / sizeof(revokes[0]); i++)
+		report(bench_revoke(&large, revokes[i].size, revokes[i].mappings, revokes[i].pages) / revokes[i].each,
+		       revokes[i].bound, revokes[i].name);
 	bench_revoke_imports(&large, 1);
-	report(bench_revoke_imports(&large, 10) / 10, "1.0:REVOKE, 10 imports: each", "REVOKE, 10 imports: each");
+	report(bench_revoke_imports(&large, 10) / 10, REFERENCE, "REVOKE, 10 imports: each");
 	report(bench_revoke_imports(&large, 100) / 100, "1.1:REVOKE, 10 imports: each", "REVOKE, 100 imports: each");
 	report(bench_revoke_imports(&large, 1000) / 1000, "1.1:REVOKE, 10 imports: each", "REVOKE, 1000 imports: each");
 	close(large.fd);
