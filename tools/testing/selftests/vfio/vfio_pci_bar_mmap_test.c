@@ -22,7 +22,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -511,29 +510,6 @@ BAR_TEST(bar_mmap, cut_largest_page)
 
 /* ---- Access by other means than an instruction of the process */
 
-static int proc_mem_errno(const void *addr)
-{
-	int fd = open("/proc/self/mem", O_RDONLY), ret = 0;
-	u32 word;
-
-	VFIO_ASSERT_LE(0, fd);
-	if (pread(fd, &word, 4, (off_t)addr) != 4)
-		ret = errno;
-	close(fd);
-	return ret;
-}
-
-static int process_vm_errno(const void *addr, bool write)
-{
-	u32 word = 0;
-	struct iovec here = { &word, 4 }, there = { (void *)addr, 4 };
-	ssize_t ret;
-
-	ret = write ? process_vm_writev(getpid(), &here, 1, &there, 1, 0) :
-		process_vm_readv(getpid(), &here, 1, &there, 1, 0);
-	return ret == 4 ? 0 : errno;
-}
-
 static int vmsplice_errno(const void *addr)
 {
 	struct iovec iov = { (void *)addr, 4 };
@@ -729,50 +705,64 @@ FIXTURE(huge) {
 	struct window window;
 };
 
-/*
- * @va: where the mapping starts in a block of @align, @off: in the BAR; its length is
- * @len, or up to the end of the BAR, or of 4 MiB if @align is of 2 MiB.
- */
 FIXTURE_VARIANT(huge) {
-	u64 align, va, off, len;
+	struct huge_window window;
 };
 
-FIXTURE_VARIANT_ADD(huge, aligned) { .align = SZ_2M };
-FIXTURE_VARIANT_ADD(huge, va_misaligned) { .align = SZ_2M, .va = SZ_4K };
-FIXTURE_VARIANT_ADD(huge, offset_misaligned) { .align = SZ_2M, .off = SZ_4K };
+FIXTURE_VARIANT_ADD(huge, aligned) { .window = { .align = SZ_2M } };
+FIXTURE_VARIANT_ADD(huge, va_misaligned) {
+	.window = { .align = SZ_2M, .va = SZ_4K },
+};
+
+FIXTURE_VARIANT_ADD(huge, offset_misaligned) {
+	.window = { .align = SZ_2M, .off = SZ_4K },
+};
+
 FIXTURE_VARIANT_ADD(huge, both_misaligned) {
-	.align = SZ_2M, .va = SZ_4K, .off = SZ_4K,
+	.window = { .align = SZ_2M, .va = SZ_4K, .off = SZ_4K },
 };
 
-FIXTURE_VARIANT_ADD(huge, different) { .align = SZ_2M, .va = SZ_8K, .off = SZ_4K };
-FIXTURE_VARIANT_ADD(huge, short) { .align = SZ_2M, .len = SZ_2M - SZ_4K };
+FIXTURE_VARIANT_ADD(huge, different) {
+	.window = { .align = SZ_2M, .va = SZ_8K, .off = SZ_4K },
+};
+
+FIXTURE_VARIANT_ADD(huge, short) {
+	.window = { .align = SZ_2M, .len = SZ_2M - SZ_4K },
+};
+
 FIXTURE_VARIANT_ADD(huge, straddling) {
-	.align = SZ_2M, .va = SZ_1M, .off = SZ_1M, .len = SZ_2M,
+	.window = { .align = SZ_2M, .va = SZ_1M, .off = SZ_1M, .len = SZ_2M },
 };
 
-FIXTURE_VARIANT_ADD(huge, tail) { .align = SZ_2M, .len = SZ_2M + SZ_4K };
-FIXTURE_VARIANT_ADD(huge, second_block) { .align = SZ_2M, .off = SZ_2M };
-FIXTURE_VARIANT_ADD(huge, aligned_1g) { .align = SZ_1G };
-FIXTURE_VARIANT_ADD(huge, va_misaligned_1g) { .align = SZ_1G, .va = SZ_2M };
-FIXTURE_VARIANT_ADD(huge, offset_misaligned_1g) { .align = SZ_1G, .off = SZ_2M };
-FIXTURE_VARIANT_ADD(huge, short_1g) { .align = SZ_1G, .len = SZ_1G - SZ_4K };
+FIXTURE_VARIANT_ADD(huge, tail) {
+	.window = { .align = SZ_2M, .len = SZ_2M + SZ_4K },
+};
+
+FIXTURE_VARIANT_ADD(huge, second_block) {
+	.window = { .align = SZ_2M, .off = SZ_2M },
+};
+
+FIXTURE_VARIANT_ADD(huge, aligned_1g) { .window = { .align = SZ_1G } };
+FIXTURE_VARIANT_ADD(huge, va_misaligned_1g) {
+	.window = { .align = SZ_1G, .va = SZ_2M },
+};
+
+FIXTURE_VARIANT_ADD(huge, offset_misaligned_1g) {
+	.window = { .align = SZ_1G, .off = SZ_2M },
+};
+
+FIXTURE_VARIANT_ADD(huge, short_1g) {
+	.window = { .align = SZ_1G, .len = SZ_1G - SZ_4K },
+};
 
 FIXTURE_SETUP(huge)
 {
-	struct window *w = &self->window;
-	u64 end = variant->align == SZ_2M ? SZ_4M : SZ_1G;
+	const char *reason;
 
-	if (page != SZ_4K || access("/sys/kernel/mm/transparent_hugepage", F_OK))
-		SKIP(return, "no huge pages of 2 MiB");
 	dut_open(&self->dut, MODE_IOMMUFD);
-	w->bar = biggest(&self->dut, true);
-	if (!w->bar || w->bar->len < end)
-		SKIP(return, "no BAR of %lu MiB that is RAM", end >> 20);
-	w->off = variant->off;
-	w->len = variant->len ?: end - variant->off;
-	w->map = map_at(&self->dut, w->bar,
-			mmap_reserve(w->len, variant->align, variant->va),
-			w->off, w->len);
+	reason = map_huge(&self->dut, &self->window, &variant->window);
+	if (reason)
+		SKIP(return, "%s", reason);
 }
 
 FIXTURE_TEARDOWN(huge)
@@ -830,28 +820,24 @@ FIXTURE_VARIANT_ADD(revoke, flr) { .kind = &revoke_kinds[REVOKE_FLR] };
 FIXTURE_VARIANT_ADD(revoke, reset) { .kind = &revoke_kinds[REVOKE_RESET] };
 FIXTURE_VARIANT_ADD(revoke, hot_reset) { .kind = &revoke_kinds[REVOKE_HOT_RESET] };
 FIXTURE_VARIANT_ADD(revoke, low_power) { .kind = &revoke_kinds[REVOKE_LOW_POWER] };
+
 FIXTURE_VARIANT_ADD(revoke, low_power_woken_by_host) {
-	.kind = &revoke_kinds[REVOKE_LOW_POWER_WOKEN_BY_HOST],
+	.kind = &revoke_kinds[REVOKE_LOW_POWER_WOKEN_BY_HOST]
 };
 
 FIXTURE_VARIANT_ADD(revoke, low_power_woken_by_ioctl) {
-	.kind = &revoke_kinds[REVOKE_LOW_POWER_WOKEN_BY_IOCTL],
+	.kind = &revoke_kinds[REVOKE_LOW_POWER_WOKEN_BY_IOCTL]
 };
 
-FIXTURE_VARIANT_ADD(revoke, sysfs_reset) {
-	.kind = &revoke_kinds[REVOKE_SYSFS_RESET],
-};
+FIXTURE_VARIANT_ADD(revoke, sysfs_reset) { .kind = &revoke_kinds[REVOKE_SYSFS_RESET] };
 
 FIXTURE_SETUP(revoke)
 {
 	int i;
 
-	dut_open(self->dut, MODE_IOMMUFD);
-	if (variant->kind->supported && !variant->kind->supported(self->dut))
+	self->nr = open_with_siblings(self->dut, variant->kind);
+	if (!self->nr)
 		SKIP(return, "%s has no such thing", device_bdf);
-	self->nr = 1;
-	if (variant->kind->with_siblings)
-		self->nr += open_siblings(self->dut, &self->dut[1]);
 	for (i = 0; i < self->nr; i++)
 		map_windows(&self->dut[i]);
 }
@@ -860,15 +846,6 @@ FIXTURE_TEARDOWN(revoke)
 {
 	while (self->nr)
 		dut_close(&self->dut[--self->nr]);
-}
-
-static int all_not_as(int want, struct dut *dut, int nr)
-{
-	int wrong = 0;
-
-	while (nr)
-		wrong += windows_not_as(want, &dut[--nr]);
-	return wrong;
 }
 
 BAR_TEST(revoke, dead_and_alive_again)
@@ -1061,8 +1038,7 @@ FIXTURE_SETUP(storm)
 FIXTURE_TEARDOWN(storm)
 {
 	dut_close(&self->dut);
-	if (!sysfs_has(device_bdf, "driver"))
-		try_sysfs_write(device_bdf, "subsystem/drivers_probe", device_bdf);
+	bind_again();
 }
 
 BAR_TEST(storm, readers)
@@ -1230,15 +1206,6 @@ static int forked_main(struct dut *dut, int fd)
 	return 0;
 }
 
-static int forked_not_as(int fd, int want)
-{
-	int wrong = -1;
-
-	VFIO_ASSERT_EQ(write(fd, &want, sizeof(want)), sizeof(want));
-	VFIO_ASSERT_EQ(read(fd, &wrong, sizeof(wrong)), sizeof(wrong));
-	return wrong;
-}
-
 BAR_TEST(storm, fork)
 {
 	struct dut *dut = &self->dut;
@@ -1257,15 +1224,15 @@ BAR_TEST(storm, fork)
 	for (i = 0; i < rounds(5); i++) {
 		memory_off(dut);
 		EXPECT_DEAD(dut);
-		EXPECT_EQ(0, forked_not_as(fd[0], DEAD));
+		EXPECT_EQ(0, ask_not_as(fd[0], DEAD));
 		memory_on(dut);
-		EXPECT_EQ(0, forked_not_as(fd[0], ALIVE));
+		EXPECT_EQ(0, ask_not_as(fd[0], ALIVE));
 		EXPECT_ALIVE(dut);
 	}
 	/* It does without the parent's mappings and fds */
 	unmap_windows(dut);
 	close_fds(dut->device);
-	EXPECT_EQ(0, forked_not_as(fd[0], ALIVE));
+	EXPECT_EQ(0, ask_not_as(fd[0], ALIVE));
 	close(fd[0]);
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
@@ -1359,45 +1326,14 @@ static void killed_main(int fd)
 BAR_TEST(storm, killed)
 {
 	struct dut *dut = &self->dut;
-	int i, fd[2], status;
-	pid_t pid;
-	char c;
+	int i;
 
 	dut_close(dut);
-	for (i = 0; i < rounds(5); i++) {
-		ASSERT_EQ(0, pipe(fd));
-		pid = fork();
-		ASSERT_LE(0, pid);
-		if (!pid) {
-			killed_main(fd[1]);
-			_exit(1);
-		}
-		close(fd[1]);
-		ASSERT_EQ(1, read(fd[0], &c, 1));
-		usleep(7000 * (i % 16));
-		ASSERT_EQ(0, kill(pid, SIGKILL));
-		ASSERT_EQ(pid, waitpid(pid, &status, 0));
-		EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-		close(fd[0]);
-	}
+	for (i = 0; i < rounds(5); i++)
+		run_and_kill(killed_main, 7000 * (i % 16));
 	dut_open(dut, MODE_IOMMUFD);
 	map_windows(dut);
 	EXPECT_ALIVE(dut);
-}
-
-struct unbinder {
-	pthread_t thread;
-	atomic_bool done;
-	int ret;
-};
-
-static void *unbinder_main(void *arg)
-{
-	struct unbinder *u = arg;
-
-	u->ret = try_sysfs_write(device_bdf, "driver/unbind", device_bdf);
-	atomic_store(&u->done, true);
-	return NULL;
 }
 
 static int request_eventfd(struct dut *dut)
@@ -1425,12 +1361,12 @@ static int request_eventfd(struct dut *dut)
 BAR_TEST(storm, unbind)
 {
 	struct dut *dut = &self->dut;
-	struct unbinder unbinder = {};
+	struct unbinder unbinder;
 	struct pollfd request = { .events = POLLIN };
 
 	request.fd = request_eventfd(dut);
 	close_fds(dut->device);
-	ASSERT_EQ(0, pthread_create(&unbinder.thread, NULL, unbinder_main, &unbinder));
+	unbinder_start(&unbinder);
 	EXPECT_EQ(1, poll(&request, 1, 20000));
 	EXPECT_ALIVE(dut);
 	usleep(300000);
@@ -1438,13 +1374,12 @@ BAR_TEST(storm, unbind)
 	EXPECT_ALIVE(dut);
 
 	unmap_windows(dut);
-	ASSERT_EQ(0, pthread_join(unbinder.thread, NULL));
-	EXPECT_EQ(0, unbinder.ret);
+	EXPECT_EQ(0, unbinder_join(&unbinder));
 	EXPECT_FALSE(sysfs_has(device_bdf, "driver"));
 	dut_close(dut);
 	close(request.fd);
 
-	ASSERT_EQ(0, try_sysfs_write(device_bdf, "subsystem/drivers_probe", device_bdf));
+	bind_again();
 	dut_open(dut, MODE_IOMMUFD);
 	map_windows(dut);
 	EXPECT_ALIVE(dut);

@@ -10,7 +10,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -27,7 +26,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include <linux/dma-buf.h>
@@ -90,84 +88,15 @@ static int new_udmabuf(void)
 
 /* ---- To and from the IOAS of the device */
 
-static int map_file(struct dut *dut, int fd, u64 len, u32 flags, u64 *iova)
-{
-	struct iommu_ioas_map_file map = {
-		.size = sizeof(map),
-		.flags = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE | flags,
-		.ioas_id = dut->iommu->ioas_id,
-		.fd = fd,
-		.length = len,
-		.iova = *iova,
-	};
-
-	if (ioctl(dut->iommu->iommufd, IOMMU_IOAS_MAP_FILE, &map))
-		return -errno;
-	*iova = map.iova;
-	return 0;
-}
-
 static int map_iova(struct dut *dut, int fd, u64 len, u64 *iova)
 {
 	*iova = 0;
-	return map_file(dut, fd, len, 0, iova);
+	return iommu_map_dma_buf(dut->iommu, fd, len, 0, iova);
 }
 
 static int unmap_iova(struct dut *dut, u64 iova, u64 len)
 {
-	struct iommu_ioas_unmap unmap = {
-		.size = sizeof(unmap),
-		.ioas_id = dut->iommu->ioas_id,
-		.iova = iova,
-		.length = len,
-	};
-
-	return ioctl(dut->iommu->iommufd, IOMMU_IOAS_UNMAP, &unmap) ? -errno : 0;
-}
-
-/* ---- fds to and from other processes */
-
-union fd_message {
-	struct cmsghdr align;
-	char data[CMSG_SPACE(sizeof(int))];
-};
-
-static void send_fd(int sock, int fd)
-{
-	union fd_message control = {};
-	struct iovec iov = { "", 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov, .msg_iovlen = 1,
-		.msg_control = &control, .msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-
-	cmsg->cmsg_level = SOL_SOCKET;
-	cmsg->cmsg_type = SCM_RIGHTS;
-	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-	VFIO_ASSERT_EQ(sendmsg(sock, &msg, 0), 1);
-}
-
-/* Negative when there are no more */
-static int receive_fd(int sock)
-{
-	union fd_message control = {};
-	char c;
-	struct iovec iov = { &c, 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov, .msg_iovlen = 1,
-		.msg_control = &control, .msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *cmsg;
-	int fd;
-
-	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC) != 1)
-		return -1;
-	cmsg = CMSG_FIRSTHDR(&msg);
-	VFIO_ASSERT_NOT_NULL(cmsg);
-	memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
-	return fd;
+	return iommu_unmap_dma_buf(dut->iommu, iova, len);
 }
 
 /* ---- Exports, and mappings of them */
@@ -567,40 +496,45 @@ FIXTURE(huge) {
 	struct window window;
 };
 
-/* As in the test of BARs */
 FIXTURE_VARIANT(huge) {
-	u64 align, va, off, len;
+	struct huge_window window;
 };
 
-FIXTURE_VARIANT_ADD(huge, aligned) { .align = SZ_2M };
-FIXTURE_VARIANT_ADD(huge, va_misaligned) { .align = SZ_2M, .va = SZ_4K };
-FIXTURE_VARIANT_ADD(huge, offset_misaligned) { .align = SZ_2M, .off = SZ_4K };
+FIXTURE_VARIANT_ADD(huge, aligned) { .window = { .align = SZ_2M } };
+FIXTURE_VARIANT_ADD(huge, va_misaligned) {
+	.window = { .align = SZ_2M, .va = SZ_4K },
+};
+
+FIXTURE_VARIANT_ADD(huge, offset_misaligned) {
+	.window = { .align = SZ_2M, .off = SZ_4K },
+};
+
 FIXTURE_VARIANT_ADD(huge, both_misaligned) {
-	.align = SZ_2M, .va = SZ_4K, .off = SZ_4K,
+	.window = { .align = SZ_2M, .va = SZ_4K, .off = SZ_4K },
 };
 
-FIXTURE_VARIANT_ADD(huge, short) { .align = SZ_2M, .len = SZ_2M - SZ_4K };
-FIXTURE_VARIANT_ADD(huge, tail) { .align = SZ_2M, .len = SZ_2M + SZ_4K };
-FIXTURE_VARIANT_ADD(huge, aligned_1g) { .align = SZ_1G };
-FIXTURE_VARIANT_ADD(huge, offset_misaligned_1g) { .align = SZ_1G, .off = SZ_2M };
+FIXTURE_VARIANT_ADD(huge, short) {
+	.window = { .align = SZ_2M, .len = SZ_2M - SZ_4K },
+};
+
+FIXTURE_VARIANT_ADD(huge, tail) {
+	.window = { .align = SZ_2M, .len = SZ_2M + SZ_4K },
+};
+
+FIXTURE_VARIANT_ADD(huge, aligned_1g) { .window = { .align = SZ_1G } };
+FIXTURE_VARIANT_ADD(huge, offset_misaligned_1g) {
+	.window = { .align = SZ_1G, .off = SZ_2M },
+};
 
 FIXTURE_SETUP(huge)
 {
-	struct window *w = &self->window;
-	u64 end = variant->align == SZ_2M ? SZ_4M : SZ_1G;
+	const char *reason;
 
-	if (page != SZ_4K || access("/sys/kernel/mm/transparent_hugepage", F_OK))
-		SKIP(return, "no huge pages of 2 MiB");
 	dut_open(&self->dut, MODE_IOMMUFD);
 	self->dut.lend = true;
-	w->bar = biggest(&self->dut, true);
-	if (!w->bar || w->bar->len < end)
-		SKIP(return, "no BAR of %lu MiB that is RAM", end >> 20);
-	w->off = variant->off;
-	w->len = variant->len ?: end - variant->off;
-	w->map = map_at(&self->dut, w->bar,
-			mmap_reserve(w->len, variant->align, variant->va),
-			w->off, w->len);
+	reason = map_huge(&self->dut, &self->window, &variant->window);
+	if (reason)
+		SKIP(return, "%s", reason);
 }
 
 FIXTURE_TEARDOWN(huge)
@@ -811,26 +745,6 @@ BAR_TEST(lent, without_memory)
 	EXPECT_EQ(bufs, dma_bufs());
 }
 
-static int proc_mem_errno(const void *addr)
-{
-	int fd = open("/proc/self/mem", O_RDONLY), ret = 0;
-	u32 word;
-
-	VFIO_ASSERT_LE(0, fd);
-	if (pread(fd, &word, 4, (off_t)addr) != 4)
-		ret = errno;
-	close(fd);
-	return ret;
-}
-
-static int process_vm_errno(const void *addr)
-{
-	u32 word = 0;
-	struct iovec here = { &word, 4 }, there = { (void *)addr, 4 };
-
-	return process_vm_readv(getpid(), &here, 1, &there, 1, 0) == 4 ? 0 : errno;
-}
-
 /* As with the mapping of a BAR nobody gets pages, or anything, from outside */
 BAR_TEST(lent, access_from_outside)
 {
@@ -840,7 +754,7 @@ BAR_TEST(lent, access_from_outside)
 	map = map_bar(&self->dut, self->bar, 0, page);
 	EXPECT_EQ(0, not_as(ALIVE, self->bar, map, 0, page));
 	EXPECT_EQ(EIO, proc_mem_errno(map));
-	EXPECT_EQ(EFAULT, process_vm_errno(map));
+	EXPECT_EQ(EFAULT, process_vm_errno(map, false));
 	unmap(map, page);
 }
 
@@ -862,31 +776,27 @@ FIXTURE_VARIANT_ADD(temporary, flr) { .kind = &revoke_kinds[REVOKE_FLR] };
 FIXTURE_VARIANT_ADD(temporary, reset) { .kind = &revoke_kinds[REVOKE_RESET] };
 FIXTURE_VARIANT_ADD(temporary, hot_reset) { .kind = &revoke_kinds[REVOKE_HOT_RESET] };
 FIXTURE_VARIANT_ADD(temporary, low_power) { .kind = &revoke_kinds[REVOKE_LOW_POWER] };
+
 FIXTURE_VARIANT_ADD(temporary, low_power_woken_by_host) {
-	.kind = &revoke_kinds[REVOKE_LOW_POWER_WOKEN_BY_HOST],
+	.kind = &revoke_kinds[REVOKE_LOW_POWER_WOKEN_BY_HOST]
 };
 
 FIXTURE_VARIANT_ADD(temporary, low_power_woken_by_ioctl) {
-	.kind = &revoke_kinds[REVOKE_LOW_POWER_WOKEN_BY_IOCTL],
+	.kind = &revoke_kinds[REVOKE_LOW_POWER_WOKEN_BY_IOCTL]
 };
 
-FIXTURE_VARIANT_ADD(temporary, sysfs_reset) {
-	.kind = &revoke_kinds[REVOKE_SYSFS_RESET],
-};
+FIXTURE_VARIANT_ADD(temporary, sysfs_reset) { .kind = &revoke_kinds[REVOKE_SYSFS_RESET] };
 
 FIXTURE_SETUP(temporary)
 {
 	int i;
 
-	dut_open(self->dut, MODE_IOMMUFD);
-	if (variant->kind->supported && !variant->kind->supported(self->dut))
+	self->nr = open_with_siblings(self->dut, variant->kind);
+	if (!self->nr)
 		SKIP(return, "%s has no such thing", device_bdf);
 	self->bar = sixteen_pages(self->dut);
 	if (!self->bar)
 		SKIP(return, "no BAR with sixteen pages");
-	self->nr = 1;
-	if (variant->kind->with_siblings)
-		self->nr += open_siblings(self->dut, &self->dut[1]);
 	for (i = 0; i < self->nr; i++) {
 		self->dut[i].lend = true;
 		map_windows(&self->dut[i]);
@@ -897,15 +807,6 @@ FIXTURE_TEARDOWN(temporary)
 {
 	while (self->nr)
 		dut_close(&self->dut[--self->nr]);
-}
-
-static int all_not_as(int want, struct dut *dut, int nr)
-{
-	int wrong = 0;
-
-	while (nr)
-		wrong += windows_not_as(want, &dut[--nr]);
-	return wrong;
 }
 
 /* An export, too */
@@ -1297,15 +1198,6 @@ static int borrower_main(struct bar *bar, void *forked, u64 len, int sock)
 	return 0;
 }
 
-static int borrower_not_as(int want, int sock)
-{
-	int wrong = -1;
-
-	VFIO_ASSERT_EQ(write(sock, &want, sizeof(want)), sizeof(want));
-	VFIO_ASSERT_EQ(read(sock, &wrong, sizeof(wrong)), sizeof(wrong));
-	return wrong;
-}
-
 BAR_TEST(revoke, other_processes)
 {
 	int sock[2][2], i, status;
@@ -1328,22 +1220,22 @@ BAR_TEST(revoke, other_processes)
 		}
 		close(sock[i][1]);
 		send_fd(sock[i][0], self->fd);
-		EXPECT_EQ(0, borrower_not_as(ALIVE, sock[i][0]));
+		EXPECT_EQ(0, ask_not_as(sock[i][0], ALIVE));
 		if (i)
 			unmap(map, self->len);
 	}
 	memory_off(&self->dut);
 	memory_on(&self->dut);
 	for (i = 0; i < 2; i++)
-		EXPECT_EQ(0, borrower_not_as(ALIVE, sock[i][0]));
+		EXPECT_EQ(0, ask_not_as(sock[i][0], ALIVE));
 	EXPECT_EQ(0, take_back(&self->dut, self->fd));
 	EXPECT_LENT(DEAD);
 	for (i = 0; i < 2; i++)
-		EXPECT_EQ(0, borrower_not_as(DEAD, sock[i][0]));
+		EXPECT_EQ(0, ask_not_as(sock[i][0], DEAD));
 	memory_off(&self->dut);
 	memory_on(&self->dut);
 	for (i = 0; i < 2; i++) {
-		EXPECT_EQ(0, borrower_not_as(DEAD, sock[i][0]));
+		EXPECT_EQ(0, ask_not_as(sock[i][0], DEAD));
 		close(sock[i][0]);
 		ASSERT_EQ(pid[i], waitpid(pid[i], &status, 0));
 		EXPECT_EQ(0, status);
@@ -2035,39 +1927,22 @@ TEST_F_TIMEOUT(lent, promise, 600 * factor("VMTEST_SCALE"))
 
 /* ---- The driver goes */
 
-static void *unbinder_main(void *arg)
-{
-	struct thread *t = arg;
-
-	t->ret = try_sysfs_write(device_bdf, "driver/unbind", device_bdf);
-	atomic_store(&t->done, true);
-	return NULL;
-}
-
-static void bind_again(void)
-{
-	if (!sysfs_has(device_bdf, "driver"))
-		VFIO_ASSERT_EQ(try_sysfs_write(device_bdf, "subsystem/drivers_probe",
-					       device_bdf), 0);
-}
-
 /* It waits for the device to be closed, not for what has been lent */
 BAR_TEST(lent, unbind)
 {
 	struct dut *dut = &self->dut;
 	int fd = lend(dut, self->bar, 0, page), dead = lend(dut, self->bar, 0, page);
 	void *map = map_fd(fd, NULL, 0, page), *gone = map_fd(dead, NULL, 0, page);
-	struct thread t;
+	struct unbinder u;
 
 	EXPECT_EQ(0, not_as(ALIVE, self->bar, gone, 0, page));
 	vfio_pci_dma_buf_revoke(dut->device, dead);
-	thread_start(&t, unbinder_main, NULL, NULL, -1);
+	unbinder_start(&u);
 	usleep(300000);
-	EXPECT_FALSE(atomic_load(&t.done));
+	EXPECT_FALSE(atomic_load(&u.done));
 	EXPECT_EQ(0, not_as(ALIVE, self->bar, map, 0, page));
 	close_fds(dut->device);
-	thread_join(&t);
-	EXPECT_EQ(0, t.ret);
+	EXPECT_EQ(0, unbinder_join(&u));
 	EXPECT_FALSE(sysfs_has(device_bdf, "driver"));
 	EXPECT_EQ(0, not_as(DEAD, self->bar, map, 0, page));
 	EXPECT_EQ(0, not_as(DEAD, self->bar, gone, 0, page));
@@ -2089,7 +1964,7 @@ BAR_TEST(lent, unbind_while_touched)
 {
 	struct dut *dut = &self->dut;
 	struct reader reader;
-	struct thread t;
+	struct unbinder u;
 	int i;
 
 	for (i = 0; i < rounds(5); i++) {
@@ -2097,11 +1972,10 @@ BAR_TEST(lent, unbind_while_touched)
 		map_window(dut, self->bar, 0, 4 * page);
 		EXPECT_ALIVE(dut);
 		reader_start(&reader, dut);
-		thread_start(&t, unbinder_main, NULL, NULL, -1);
+		unbinder_start(&u);
 		usleep(2000 * i);
 		close_fds(dut->device);
-		thread_join(&t);
-		EXPECT_EQ(0, t.ret);
+		EXPECT_EQ(0, unbinder_join(&u));
 		EXPECT_DEAD(dut);
 		reader_stop(&reader);
 		EXPECT_EQ(0UL, reader.count[0]);
@@ -2191,29 +2065,13 @@ static void killed_main(int fd)
 
 BAR_TEST(lent, lender_is_killed)
 {
-	int i, fd[2], status;
 	long bufs;
-	pid_t pid;
-	char c;
+	int i;
 
 	dut_close(&self->dut);
 	bufs = dma_bufs();
-	for (i = 0; i < rounds(10); i++) {
-		ASSERT_EQ(0, pipe(fd));
-		pid = fork();
-		ASSERT_LE(0, pid);
-		if (!pid) {
-			killed_main(fd[1]);
-			_exit(1);
-		}
-		close(fd[1]);
-		ASSERT_EQ(1, read(fd[0], &c, 1));
-		usleep(3000 * (i % 16));
-		ASSERT_EQ(0, kill(pid, SIGKILL));
-		ASSERT_EQ(pid, waitpid(pid, &status, 0));
-		EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-		close(fd[0]);
-	}
+	for (i = 0; i < rounds(10); i++)
+		run_and_kill(killed_main, 3000 * (i % 16));
 	EXPECT_EQ(bufs, dma_bufs());
 	dut_open(&self->dut, MODE_IOMMUFD);
 	map_windows(&self->dut);
@@ -2231,17 +2089,6 @@ FIXTURE(dma) {
 	int log;
 };
 
-static void setup_region(struct iommu *iommu, struct iova_allocator *iovas,
-			 struct dma_region *region, u64 size)
-{
-	region->size = size;
-	region->iova = iova_allocator_alloc(iovas, size);
-	region->vaddr = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	VFIO_ASSERT_NE(region->vaddr, MAP_FAILED);
-	iommu_map(iommu, region);
-}
-
 FIXTURE_SETUP(dma)
 {
 	if (!dma_bdf)
@@ -2254,22 +2101,18 @@ FIXTURE_SETUP(dma)
 	if (!self->device->driver.ops)
 		SKIP(return, "no driver for %s", dma_bdf);
 	self->iovas = iova_allocator_init(self->dut.iommu);
-	setup_region(self->dut.iommu, self->iovas, &self->device->driver.region, SZ_2M);
-	setup_region(self->dut.iommu, self->iovas, &self->ram, page);
+	region_setup(self->dut.iommu, self->iovas, &self->device->driver.region, SZ_2M);
+	region_setup(self->dut.iommu, self->iovas, &self->ram, page);
 	vfio_pci_driver_init(self->device);
 	self->log = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 }
 
 FIXTURE_TEARDOWN(dma)
 {
-	struct dma_region *region = &self->device->driver.region;
-
 	close(self->log);
 	vfio_pci_driver_remove(self->device);
-	iommu_unmap(self->dut.iommu, &self->ram);
-	munmap(self->ram.vaddr, self->ram.size);
-	iommu_unmap(self->dut.iommu, region);
-	munmap(region->vaddr, region->size);
+	region_teardown(self->dut.iommu, &self->ram);
+	region_teardown(self->dut.iommu, &self->device->driver.region);
 	iova_allocator_cleanup(self->iovas);
 	vfio_pci_device_cleanup(self->device);
 	dut_close(&self->dut);
@@ -2327,7 +2170,8 @@ static bool fault_was_logged(int log)
 
 static int map_dma_iova(struct dut *dut, int fd)
 {
-	return map_file(dut, fd, page, IOMMU_IOAS_MAP_FIXED_IOVA, &dma_iova);
+	return iommu_map_dma_buf(dut->iommu, fd, page, IOMMU_IOAS_MAP_FIXED_IOVA,
+				 &dma_iova);
 }
 
 /* Of the guest of dma-buf/vm: what its host is to find in the file behind the BAR */

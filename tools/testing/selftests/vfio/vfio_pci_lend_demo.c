@@ -80,47 +80,6 @@ static void try_to_map(int fd, struct request *r)
 		munmap(map, getpagesize());
 }
 
-static int receive_fd(int sock)
-{
-	union {
-		struct cmsghdr align;
-		char data[CMSG_SPACE(sizeof(int))];
-	} control;
-	char c;
-	struct iovec iov = { &c, 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov, .msg_iovlen = 1,
-		.msg_control = &control, .msg_controllen = sizeof(control),
-	};
-	int fd;
-
-	if (recvmsg(sock, &msg, 0) != 1 || !CMSG_FIRSTHDR(&msg))
-		exit(KSFT_FAIL);
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fd));
-	return fd;
-}
-
-static void send_fd(int sock, int fd)
-{
-	union {
-		struct cmsghdr align;
-		char data[CMSG_SPACE(sizeof(int))];
-	} control = {};
-	struct iovec iov = { "", 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov, .msg_iovlen = 1,
-		.msg_control = &control, .msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-
-	cmsg->cmsg_level = SOL_SOCKET;
-	cmsg->cmsg_type = SCM_RIGHTS;
-	cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
-	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-	if (sendmsg(sock, &msg, 0) != 1)
-		ksft_exit_fail_perror("sendmsg");
-}
-
 /* All that a borrower has is the fd that it is sent */
 static void borrower(int sock)
 {
@@ -129,6 +88,8 @@ static void borrower(int sock)
 	struct request r;
 	void *map;
 
+	if (fd < 0)
+		exit(KSFT_FAIL);
 	sigaction(SIGBUS, &act, NULL);
 	map = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	while (read(sock, &r, sizeof(r)) == sizeof(r)) {
@@ -193,29 +154,10 @@ static void expect_word(const char *name, int sock, u32 offset, u32 want)
 
 static int map_iova(struct iommu *iommu, int fd)
 {
-	struct iommu_ioas_map_file map = {
-		.size = sizeof(map),
-		.flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE |
-			 IOMMU_IOAS_MAP_WRITEABLE,
-		.ioas_id = iommu->ioas_id,
-		.fd = fd,
-		.length = getpagesize(),
-		.iova = IOVA,
-	};
+	iova_t iova = IOVA;
 
-	return ioctl(iommu->iommufd, IOMMU_IOAS_MAP_FILE, &map) ? -errno : 0;
-}
-
-static int unmap_iova(struct iommu *iommu)
-{
-	struct iommu_ioas_unmap unmap = {
-		.size = sizeof(unmap),
-		.ioas_id = iommu->ioas_id,
-		.iova = IOVA,
-		.length = getpagesize(),
-	};
-
-	return ioctl(iommu->iommufd, IOMMU_IOAS_UNMAP, &unmap) ? -errno : 0;
+	return iommu_map_dma_buf(iommu, fd, getpagesize(), IOMMU_IOAS_MAP_FIXED_IOVA,
+				 &iova);
 }
 
 static void dma(struct vfio_pci_device *device, struct dma_region *ram, u32 word)
@@ -253,17 +195,6 @@ static void take_back(struct vfio_pci_device *device, int fd, int want)
 	tell("takes the page back: %s", ret ? strerror(-ret) : "done");
 	ksft_test_result(ret == -want, "taking it back %s\n",
 			 want ? "once more is EBADFD" : "works");
-}
-
-static void setup_region(struct iommu *iommu, struct iova_allocator *iovas,
-			 struct dma_region *region, u64 size)
-{
-	region->size = size;
-	region->iova = iova_allocator_alloc(iovas, size);
-	region->vaddr = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	VFIO_ASSERT_NE(region->vaddr, MAP_FAILED);
-	iommu_map(iommu, region);
 }
 
 static void *setup_lender(struct vfio_pci_device *lender)
@@ -307,8 +238,8 @@ int main(int argc, char *argv[])
 	if (!engine->driver.ops)
 		ksft_exit_skip("no driver for %s\n", bdf[1]);
 	iovas = iova_allocator_init(iommu);
-	setup_region(iommu, iovas, &engine->driver.region, SZ_2M);
-	setup_region(iommu, iovas, &ram, getpagesize());
+	region_setup(iommu, iovas, &engine->driver.region, SZ_2M);
+	region_setup(iommu, iovas, &ram, getpagesize());
 	vfio_pci_driver_init(engine);
 	lender = vfio_pci_device_alloc(bdf[0], iommu);
 	direct = setup_lender(lender);
@@ -344,7 +275,8 @@ int main(int argc, char *argv[])
 	check_dma("DMA is none the wiser", direct, 0x11110000);
 	expect_sigbus("the first borrower", first, READ, 0);
 
-	ksft_test_result(!unmap_iova(iommu) && !map_iova(iommu, again),
+	ksft_test_result(!iommu_unmap_dma_buf(iommu, IOVA, getpagesize()) &&
+			 !map_iova(iommu, again),
 			 "what has been taken back is unmapped, the new one mapped\n");
 	dma(engine, &ram, 0x44440000);
 	check_dma("the other device writes into the BAR again", direct, 0x44440000);

@@ -15,6 +15,8 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 
 #include <linux/io.h>
 #include <linux/limits.h>
@@ -598,6 +600,23 @@ static bool fits(struct window *w, u64 off, u64 block)
 		!(bar_start & (block - 1));
 }
 
+const char *map_huge(struct dut *dut, struct window *w, const struct huge_window *huge)
+{
+	u64 end = huge->align == SZ_2M ? SZ_4M : SZ_1G;
+
+	if (page != SZ_4K || access("/sys/kernel/mm/transparent_hugepage", F_OK))
+		return "no huge pages of 2 MiB";
+	w->bar = biggest(dut, true);
+	if (!w->bar || w->bar->len < end)
+		return end == SZ_4M ? "no BAR of 4 MiB that is RAM" :
+			"no BAR of 1024 MiB that is RAM";
+	w->off = huge->off;
+	w->len = huge->len ?: end - huge->off;
+	w->map = map_at(dut, w->bar, mmap_reserve(w->len, huge->align, huge->va), w->off,
+			w->len);
+	return NULL;
+}
+
 /* The size of the entry that such a page has */
 static u64 expected_size(struct window *w, u64 off)
 {
@@ -1024,4 +1043,107 @@ void toggler_stop(struct toggler *t)
 {
 	atomic_store(&t->stop, true);
 	VFIO_ASSERT_EQ(pthread_join(t->thread, NULL), 0);
+}
+
+int open_with_siblings(struct dut *dut, const struct revoke_kind *kind)
+{
+	dut_open(dut, MODE_IOMMUFD);
+	if (kind->supported && !kind->supported(dut))
+		return 0;
+	return 1 + (kind->with_siblings ? open_siblings(dut, &dut[1]) : 0);
+}
+
+int all_not_as(int want, struct dut *dut, int nr)
+{
+	int wrong = 0;
+
+	while (nr)
+		wrong += windows_not_as(want, &dut[--nr]);
+	return wrong;
+}
+
+/* ---- Other processes */
+
+int proc_mem_errno(const void *addr)
+{
+	int fd = open("/proc/self/mem", O_RDONLY), ret = 0;
+	u32 word;
+
+	VFIO_ASSERT_LE(0, fd);
+	if (pread(fd, &word, 4, (off_t)addr) != 4)
+		ret = errno;
+	close(fd);
+	return ret;
+}
+
+int process_vm_errno(const void *addr, bool write)
+{
+	u32 word = 0;
+	struct iovec here = { &word, 4 }, there = { (void *)addr, 4 };
+	ssize_t ret;
+
+	ret = write ? process_vm_writev(getpid(), &here, 1, &there, 1, 0) :
+		process_vm_readv(getpid(), &here, 1, &there, 1, 0);
+	return ret == 4 ? 0 : errno;
+}
+
+int ask_not_as(int sock, int want)
+{
+	int wrong = -1;
+
+	VFIO_ASSERT_EQ(write(sock, &want, sizeof(want)), sizeof(want));
+	VFIO_ASSERT_EQ(read(sock, &wrong, sizeof(wrong)), sizeof(wrong));
+	return wrong;
+}
+
+void run_and_kill(void (*main)(int fd), unsigned int usec)
+{
+	int fd[2], status;
+	pid_t pid;
+	char c;
+
+	VFIO_ASSERT_EQ(pipe(fd), 0);
+	pid = fork();
+	VFIO_ASSERT_LE(0, pid);
+	if (!pid) {
+		main(fd[1]);
+		_exit(1);
+	}
+	close(fd[1]);
+	VFIO_ASSERT_EQ(read(fd[0], &c, 1), 1);
+	usleep(usec);
+	VFIO_ASSERT_EQ(kill(pid, SIGKILL), 0);
+	VFIO_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	VFIO_ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	close(fd[0]);
+}
+
+/* ---- The driver goes, and comes */
+
+static void *unbinder_main(void *arg)
+{
+	struct unbinder *u = arg;
+
+	u->ret = try_sysfs_write(device_bdf, "driver/unbind", device_bdf);
+	atomic_store(&u->done, true);
+	return NULL;
+}
+
+void unbinder_start(struct unbinder *u)
+{
+	memset(u, 0, sizeof(*u));
+	VFIO_ASSERT_EQ(pthread_create(&u->thread, NULL, unbinder_main, u), 0);
+}
+
+int unbinder_join(struct unbinder *u)
+{
+	VFIO_ASSERT_EQ(pthread_join(u->thread, NULL), 0);
+	return u->ret;
+}
+
+void bind_again(void)
+{
+	if (!sysfs_has(device_bdf, "driver"))
+		VFIO_ASSERT_EQ(try_sysfs_write(device_bdf, "subsystem/drivers_probe",
+					       device_bdf), 0);
 }

@@ -152,6 +152,18 @@ bool get_entry(const void *addr, struct entry *entry);
 int entry_attr(const struct entry *entry);
 int entries_not_as_expected(struct window *w);
 
+/*
+ * A mapping that can have huge pages. @va: where it starts in a block of @align, @off:
+ * in the BAR; its length is @len, or up to the end of the BAR, or of 4 MiB if @align is
+ * of 2 MiB.
+ */
+struct huge_window {
+	u64 align, va, off, len;
+};
+
+/* NULL, or why there is none */
+const char *map_huge(struct dut *dut, struct window *w, const struct huge_window *huge);
+
 long expected_faults(struct window *w);
 long minor_faults(void);
 long faults_of_reading(struct window *w);
@@ -205,6 +217,31 @@ enum {
 extern const struct revoke_kind revoke_kinds[NR_REVOKE_KINDS];
 
 int open_siblings(struct dut *dut, struct dut *sibling);
+
+/* Opens the device, and what @kind concerns as well; 0 if the device has no such thing */
+int open_with_siblings(struct dut *dut, const struct revoke_kind *kind);
+int all_not_as(int want, struct dut *dut, int nr);
+
+/* What an access by other means fails with */
+int proc_mem_errno(const void *addr);
+int process_vm_errno(const void *addr, bool write);
+
+/* Of the process at the other end: it is sent WANT, and answers with a number */
+int ask_not_as(int sock, int want);
+
+/* @main has a process of its own, and writes a byte to @fd: @usec later it is killed */
+void run_and_kill(void (*main)(int fd), unsigned int usec);
+
+/* A thread that unbinds the driver of the device */
+struct unbinder {
+	pthread_t thread;
+	atomic_bool done;
+	int ret;
+};
+
+void unbinder_start(struct unbinder *u);
+int unbinder_join(struct unbinder *u);
+void bind_again(void);
 
 /* Memory off and on until it is told to stop, or until the fd is closed */
 struct toggler {
