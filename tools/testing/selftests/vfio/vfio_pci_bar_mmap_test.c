@@ -456,6 +456,7 @@ static bool is_gone(const void *addr)
 /* And with one of 1 GiB: moved as a whole, to where it cannot be one, in part, cut */
 BAR_TEST(bar_mmap, cut_largest_page)
 {
+	size_t page = getpagesize();
 	struct dut *dut = &self->dut;
 	struct bar *bar = biggest(dut, true);
 	struct piece piece[2];
@@ -499,9 +500,22 @@ BAR_TEST(bar_mmap, cut_largest_page)
 	unmap(piece[0].map, piece[0].len);
 	unmap(piece[1].map, piece[1].len);
 
+	/* Not even where the entry of a PMD could begin */
+	map = map_at(dut, bar, mmap_reserve(SZ_1G, SZ_1G, 0), 0, SZ_1G);
+	EXPECT_EQ(0, not_as(ALIVE, bar, map, 0, SZ_1G));
+	unmap(map + page, page);
+	piece[0] = (struct piece) { map, 0, page };
+	piece[1] = (struct piece) { map + 2 * page, 2 * page, SZ_1G - 2 * page };
+	EXPECT_EQ(0, check_pieces(dut, bar, piece, 2));
+	unmap(piece[0].map, piece[0].len);
+	unmap(piece[1].map, piece[1].len);
+
 	map = map_at(dut, bar, mmap_reserve(SZ_1G, SZ_1G, 0), 0, SZ_1G);
 	EXPECT_EQ(0, not_as(ALIVE, bar, map, 0, SZ_1G));
 	ASSERT_EQ(0, mprotect(map + SZ_4M, SZ_4M, PROT_NONE));
+	piece[0].len = SZ_4M;
+	piece[1].off = 2 * SZ_4M;
+	piece[1].len = SZ_1G - 2 * SZ_4M;
 	piece[0].map = map;
 	piece[1].map = map + 2 * SZ_4M;
 	EXPECT_EQ(0, check_pieces(dut, bar, piece, 2));
@@ -1107,6 +1121,33 @@ BAR_TEST(storm, mmap_and_munmap)
 	for (i = 0; i < 3; i++) {
 		ASSERT_EQ(0, pthread_join(mapper[i].thread, NULL));
 		EXPECT_EQ(0, mapper[i].wrong);
+	}
+	toggler_stop(&toggler);
+	EXPECT_LT(0UL, atomic_load(&toggler.rounds));
+	EXPECT_ALIVE(dut);
+}
+
+/* An entry that is moved as a whole can go meanwhile */
+BAR_TEST(storm, mremap)
+{
+	struct dut *dut = &self->dut;
+	struct bar *bar = biggest(dut, true);
+	struct toggler toggler;
+	void *map, *to;
+	size_t len;
+	int i;
+
+	if (!bar)
+		SKIP(return, "no BAR that is RAM");
+	len = bar->len < SZ_1G ? bar->len : SZ_1G;
+	toggler_start(&toggler, dut);
+	for (i = 0; i < rounds(500); i++) {
+		map = map_at(dut, bar, mmap_reserve(len, len, 0), 0, len);
+		EXPECT_NE(WRONG, word_state(bar, map, 0, false));
+		to = mmap_reserve(len, len, 0);
+		ASSERT_EQ(to, mremap(map, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, to));
+		EXPECT_NE(WRONG, word_state(bar, to, 0, false));
+		unmap(to, len);
 	}
 	toggler_stop(&toggler);
 	EXPECT_LT(0UL, atomic_load(&toggler.rounds));
