@@ -45,6 +45,16 @@ static int heaps(char **argv)
 	return wrong || found != wanted;
 }
 
+/* A module's suites, whose results are printed */
+static int kunit(const char *module)
+{
+	char command[128];
+
+	snprintf(command, sizeof(command), "/bin/modprobe %s", module);
+	return system(command) || system("cat /sys/kernel/debug/kunit/*/results") ||
+	       !system("grep -q 'not ok' /sys/kernel/debug/kunit/*/results");
+}
+
 static long most_bounced(void)
 {
 	FILE *f = fopen("/sys/kernel/debug/swiotlb/io_tlb_used_hiwater", "r");
@@ -127,6 +137,8 @@ int main(int argc, char **argv)
 		return heaps(argv + 2);
 	if (!strcmp(what, "swiotlb"))
 		return swiotlb();
+	if (!strcmp(what, "kunit"))
+		return kunit(argv[2]);
 	if (!strcmp(what, "output"))
 		return output();
 	if (!strcmp(what, "quiet"))

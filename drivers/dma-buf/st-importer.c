@@ -10,9 +10,13 @@
 #include <linux/dma-map-ops.h>
 #include <linux/dma-mapping.h>
 #include <linux/dma-resv.h>
+#include <linux/fcntl.h>
 #include <linux/fdtable.h>
+#include <linux/file.h>
 #include <linux/highmem.h>
+#include <linux/io.h>
 #include <linux/iommu-dma.h>
+#include <linux/ioport.h>
 #include <linux/kthread.h>
 #include <linux/mman.h>
 #include <linux/module.h>
@@ -21,6 +25,7 @@
 #include <linux/vmalloc.h>
 #include <kunit/device.h>
 #include <kunit/visibility.h>
+#include <uapi/linux/dma-heap.h>
 
 #include "st-importer.h"
 
@@ -124,18 +129,28 @@ EXPORT_SYMBOL_IF_KUNIT(st_detach);
  * What a device sees that does not see the caches of the CPU is memory itself. All
  * that the test lets the CPU have in its caches goes by another mapping.
  */
+static bool is_mapped(phys_addr_t phys)
+{
+	return region_intersects(PAGE_ALIGN_DOWN(phys), PAGE_SIZE, IORESOURCE_SYSTEM_RAM,
+				 IORES_DESC_NONE) != REGION_DISJOINT;
+}
+
 static void *map_as_device(struct device *dev, phys_addr_t phys)
 {
 	struct page *page = pfn_to_page(PHYS_PFN(phys));
 
+	if (!is_mapped(phys))
+		return memremap(PAGE_ALIGN_DOWN(phys), PAGE_SIZE, MEMREMAP_WC);
 	if (dev_is_dma_coherent(dev))
 		return kmap_local_page(page);
 	return vmap(&page, 1, VM_MAP, pgprot_dmacoherent(PAGE_KERNEL));
 }
 
-static void unmap_as_device(struct device *dev, void *addr)
+static void unmap_as_device(struct device *dev, phys_addr_t phys, void *addr)
 {
-	if (dev_is_dma_coherent(dev))
+	if (!is_mapped(phys))
+		memunmap(addr);
+	else if (dev_is_dma_coherent(dev))
 		kunmap_local(addr);
 	else
 		vunmap(addr);
@@ -159,7 +174,7 @@ static bool dma_pages(struct dma_buf_attachment *attach, struct sg_table *sgt,
 			len = min_t(size_t, end - phys, PAGE_SIZE - offset_in_page(phys));
 			addr = map_as_device(attach->dev, phys);
 			more = addr && func(addr + offset_in_page(phys), len, value);
-			unmap_as_device(attach->dev, addr);
+			unmap_as_device(attach->dev, phys, addr);
 		}
 	}
 	return more;
@@ -316,6 +331,40 @@ struct dma_buf *st_buffer_of_fd(struct kunit *test, int fd)
 	return buf;
 }
 EXPORT_SYMBOL_IF_KUNIT(st_buffer_of_fd);
+
+/**
+ * st_put_buffer() - drop the reference of st_buffer_of_fd() before the end of the test
+ * @test: the test
+ * @buf: the buffer, whose exporter has released it on return if this was the last one
+ *
+ * Context: The thread of a test.
+ */
+void st_put_buffer(struct kunit *test, struct dma_buf *buf)
+{
+	kunit_release_action(test, put_buffer, buf);
+	flush_delayed_fput();
+}
+EXPORT_SYMBOL_IF_KUNIT(st_put_buffer);
+
+/**
+ * st_heap_alloc() - allocate from the heap of st_open(), for test->priv
+ * @test: the test
+ * @size: of the buffer, in bytes
+ *
+ * Context: The thread of a test.
+ * Return: the buffer, until the end of the test, or st_put_buffer().
+ */
+struct dma_buf *st_heap_alloc(struct kunit *test, size_t size)
+{
+	struct dma_heap_allocation_data data = {
+		.len = size,
+		.fd_flags = O_RDWR | O_CLOEXEC,
+	};
+
+	KUNIT_ASSERT_EQ(test, st_ioctl(test, DMA_HEAP_IOCTL_ALLOC, &data, sizeof(data)), 0);
+	return st_buffer_of_fd(test, data.fd);
+}
+EXPORT_SYMBOL_IF_KUNIT(st_heap_alloc);
 
 /**
  * st_need_dma_errors() - skip the test if errors are not counted

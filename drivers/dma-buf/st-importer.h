@@ -48,6 +48,8 @@ long st_ioctl(struct kunit *test, unsigned int cmd, void *arg, size_t size);
 long st_file_ioctl(struct kunit *test, struct file *file, unsigned int cmd, void *arg,
 		   size_t size);
 struct dma_buf *st_buffer_of_fd(struct kunit *test, int fd);
+void st_put_buffer(struct kunit *test, struct dma_buf *buf);
+struct dma_buf *st_heap_alloc(struct kunit *test, size_t size);
 void st_need_dma_errors(struct kunit *test);
 u32 st_dma_errors(struct kunit *test);
 

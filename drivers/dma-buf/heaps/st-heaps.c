@@ -7,20 +7,8 @@
 #include <linux/module.h>
 #include <linux/sizes.h>
 #include <kunit/test.h>
-#include <uapi/linux/dma-heap.h>
 
 #include "../st-importer.h"
-
-static struct dma_buf *st_heap_alloc(struct kunit *test, size_t size)
-{
-	struct dma_heap_allocation_data data = {
-		.len = size,
-		.fd_flags = O_RDWR | O_CLOEXEC,
-	};
-
-	KUNIT_ASSERT_EQ(test, st_ioctl(test, DMA_HEAP_IOCTL_ALLOC, &data, sizeof(data)), 0);
-	return st_buffer_of_fd(test, data.fd);
-}
 
 static int st_init(struct kunit *test)
 {

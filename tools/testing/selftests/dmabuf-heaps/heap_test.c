@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* What every heap promises, on the system heap and on the default CMA heap */
+/* What every heap promises: the system heap, the default CMA heap, one of coherent memory */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +20,7 @@
 
 #include "../fail_nth.h"
 #include "../kselftest_harness.h"
+#include "heap.h"
 
 static size_t page;
 
@@ -57,32 +58,29 @@ FIXTURE(heap) {
 };
 
 FIXTURE_VARIANT(heap) {
-	const char *path;
-	int cma;
+	const char *name;
+	int cma, pool;
 };
 
-FIXTURE_VARIANT_ADD(heap, system) { .path = "/dev/dma_heap/system" };
-FIXTURE_VARIANT_ADD(heap, cma) { .path = "/dev/dma_heap/default_cma_region", .cma = 1 };
+FIXTURE_VARIANT_ADD(heap, system) { .name = "system" };
+FIXTURE_VARIANT_ADD(heap, cma) { .name = "default_cma_region", .cma = 1, .pool = 1 };
+FIXTURE_VARIANT_ADD(heap, coherent) { .pool = 1 };
 
 FIXTURE_SETUP(heap)
 {
+	const char *name = variant->name ?: coherent_heap();
+
 	page = getpagesize();
-	self->dev = open(variant->path, O_RDWR);
+	if (!name)
+		SKIP(return, "no heap of coherent reserved memory");
+	self->dev = open_heap(name);
 	if (self->dev < 0)
-		SKIP(return, "%s: %s", variant->path, strerror(errno));
+		SKIP(return, "%s: %s", name, strerror(errno));
 }
 
 FIXTURE_TEARDOWN(heap)
 {
 	close(self->dev);
-}
-
-/* An fd, or -errno */
-static int alloc(int dev, uint64_t len)
-{
-	struct dma_heap_allocation_data data = { .len = len, .fd_flags = O_RDWR | O_CLOEXEC };
-
-	return ioctl(dev, DMA_HEAP_IOCTL_ALLOC, &data) ? -errno : (int)data.fd;
 }
 
 static int sync_cpu(int buf, uint64_t flags)
@@ -116,7 +114,7 @@ TEST_F(heap, lengths)
 	EXPECT_EQ(-EINVAL, alloc(self->dev, 0));
 	EXPECT_EQ(-EINVAL, alloc(self->dev, UINT64_MAX));
 	EXPECT_EQ(-EINVAL, alloc(self->dev, UINT64_MAX - page + 2));
-	if (variant->cma && 2 * ram <= SIZE_MAX)
+	if (variant->pool && 2 * ram <= SIZE_MAX)
 		EXPECT_EQ(-ENOMEM, alloc(self->dev, 2 * ram));
 	if (sizeof(size_t) == 4) {
 		buf = alloc(self->dev, (1ULL << 32) + page);
@@ -259,6 +257,9 @@ TEST_F(heap, killed)
 	}
 	if (variant->cma)
 		EXPECT_EQ(before, cma_used());
+	/* That was all of it, if it is no power of two more */
+	buf = alloc(self->dev, size);
+	EXPECT_GE(buf, 0) TH_LOG("%zu bytes: %d", size, buf);
 }
 
 /* Each allocation that can fail gives back what was there, and an errno */
@@ -294,7 +295,7 @@ TEST_F_TIMEOUT(heap, fail_nth, 300)
 /* All of an area can be had, and again after it has been given back in pieces */
 TEST(exhaustion)
 {
-	int dev = open("/dev/dma_heap/default_cma_region", O_RDWR);
+	int dev = open_heap("default_cma_region");
 	int buf[1024], n, total = 0, round;
 	long before = cma_used();
 
@@ -330,12 +331,12 @@ TEST(exhaustion)
 /* Both names of the default area are of one pool: what one has taken the other has not */
 TEST(one_area_two_names)
 {
-	int dev = open("/dev/dma_heap/default_cma_region", O_RDWR), other, buf, last = -1;
+	int dev = open_heap("default_cma_region"), other, buf, last = -1;
 	size_t size = 1024UL * 1024 * 1024;
 
-	other = open("/dev/dma_heap/reserved", O_RDWR);
+	other = open_heap("reserved");
 	if (other < 0)
-		other = open("/dev/dma_heap/linux,cma", O_RDWR);
+		other = open_heap("linux,cma");
 	if (dev < 0 || other < 0)
 		SKIP(return, "no default CMA area");
 	/* Down to the last MiB. The buffers are closed when the test ends. */

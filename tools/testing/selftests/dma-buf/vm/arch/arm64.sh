@@ -10,7 +10,7 @@ kernel_image=arch/arm64/boot/Image
 qemu="qemu-system-aarch64"
 console=ttyAMA0
 # what a kernel says that dies before it has its console
-append="earlycon=pl011,0x9000000"
+append="earlycon=pl011,0x9000000 coherent_heap.regions=fw-pool@72000000"
 machine=(-M "virt,iommu=smmuv3,gic-version=3" -cpu max)
 # the machine's own device tree gets these nodes, of dt/
 default_dt=reserved-memory.dtso
