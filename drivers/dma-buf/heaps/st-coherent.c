@@ -383,7 +383,7 @@ static void st_coherent_two_users(struct kunit *test)
 		dma_free_coherent(dev, SZ_64K, vaddr[i], addr[i]);
 	}
 	/* What one has taken is gone for the other */
-	st_heap_alloc(test, mem_of(region)->size / 2);
+	st_heap_alloc(test, SZ_1M);
 	KUNIT_EXPECT_NULL(test, dma_alloc_coherent(dev, mem_of(region)->size, &addr[0],
 						   GFP_KERNEL | __GFP_NOWARN));
 }
