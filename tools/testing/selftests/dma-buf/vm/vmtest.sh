@@ -295,9 +295,11 @@ pack() # DIR FILE: DIR as an initramfs archive
 
 job()
 {
-	local j=$run/job/vm/job
+	local j=$run/job/vm/job files
 	mkdir -p "$j"
-	keyword module "$vm"/tests.d/* >"$j/modules"
+	# of the kernel's topics: others it has not
+	mapfile -t files < <(data_files tests.d '')
+	keyword module "${files[@]}" >"$j/modules"
 	case $mode in
 	tests) cp "$out/selected" "$j/tests" ;;
 	demo)

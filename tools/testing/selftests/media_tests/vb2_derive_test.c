@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Output queues of drivers that only read from them take dma-bufs that were
+ * derived for reading, and do with them what they do with others. Capture queues
+ * refuse them, with EACCES, whatever fd of the buffer was queued before.
+ */
+#include "../kselftest_harness.h"
+#include "vb2_derive.h"
+
+/* A buffer of the system heap, with fds of less access (-1 on kernels without), and a mapping */
+struct buffer {
+	int fd, r, w, rw;
+	uint32_t *map;
+};
+
+static bool buffer_alloc(struct buffer *b)
+{
+	b->fd = heap_alloc(SIZE);
+	b->r = derive(b->fd, O_RDONLY);
+	b->w = derive(b->fd, O_WRONLY);
+	b->rw = derive(b->fd, O_RDWR);
+	b->map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, b->fd, 0);
+	return b->fd >= 0 && b->map != MAP_FAILED;
+}
+
+static void buffer_free(struct buffer *b)
+{
+	munmap(b->map, SIZE);
+	close(b->rw);
+	close(b->w);
+	close(b->r);
+	close(b->fd);
+}
+
+/* Of a picture that neither has a line twice nor looks the same elsewhere */
+static uint32_t pixels(uint32_t i, uint32_t seed)
+{
+	return (i + seed) * 2654435761u;
+}
+
+static void fill(uint32_t *word, uint32_t seed)
+{
+	size_t i;
+
+	for (i = 0; i < SIZE / 4; i++)
+		word[i] = pixels(i, seed);
+}
+
+static int words_not_from(const uint32_t *word, uint32_t seed)
+{
+	int wrong = 0;
+	size_t i;
+
+	for (i = 0; i < SIZE / 4; i++)
+		wrong += word[i] != pixels(i, seed);
+	return wrong;
+}
+
+/* How many users the buffer has, according to its fdinfo */
+static int users(int fd)
+{
+	char path[64], line[128];
+	int count = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	f = fopen(path, "r");
+	while (f && fgets(line, sizeof(line), f))
+		sscanf(line, "count: %d", &count);
+	if (f)
+		fclose(f);
+	return count;
+}
+
+FIXTURE(queue) {
+	int node;
+	struct buffer src, dst;
+};
+
+FIXTURE_VARIANT(queue) {
+	const char *driver;
+	uint32_t caps, out, cap;
+	bool mem2mem;
+};
+
+FIXTURE_VARIANT_ADD(queue, vim2m) {
+	.driver = "vim2m",
+	.caps = V4L2_CAP_VIDEO_M2M,
+	.mem2mem = true,
+	.out = V4L2_PIX_FMT_RGB565,
+	.cap = V4L2_PIX_FMT_RGB565,
+};
+
+FIXTURE_VARIANT_ADD(queue, vicodec_encoder) {
+	.driver = "vicodec",
+	.caps = V4L2_CAP_VIDEO_M2M,
+	.mem2mem = true,
+	.out = V4L2_PIX_FMT_YUV420,
+	.cap = V4L2_PIX_FMT_FWHT,
+};
+
+FIXTURE_VARIANT_ADD(queue, vivid) {
+	.driver = "vivid",
+	.caps = V4L2_CAP_VIDEO_OUTPUT,
+	.out = V4L2_PIX_FMT_YUYV,
+};
+
+static int open_variant(const FIXTURE_VARIANT(queue) *variant)
+{
+	return open_node(variant->driver, variant->caps, variant->out, variant->cap);
+}
+
+/* Sets up the queues that there are */
+static int start(FIXTURE_DATA(queue) *self, const FIXTURE_VARIANT(queue) *variant)
+{
+	int ret = set_format(self->node, OUT, variant->out) ?: request(self->node, OUT);
+
+	if (!ret && variant->mem2mem)
+		ret = set_format(self->node, CAP, variant->cap) ?: request(self->node, CAP);
+	return ret;
+}
+
+FIXTURE_SETUP(queue)
+{
+	memset(self, 0, sizeof(*self));
+	self->node = open_variant(variant);
+	if (self->node < 0)
+		SKIP(return, "no %s", variant->driver);
+	ASSERT_TRUE(buffer_alloc(&self->src));
+	ASSERT_TRUE(buffer_alloc(&self->dst));
+	ASSERT_EQ(0, start(self, variant));
+}
+
+FIXTURE_TEARDOWN(queue)
+{
+	close(self->node);
+	buffer_free(&self->src);
+	buffer_free(&self->dst);
+}
+
+/* One frame from src, by that fd of it, into dst */
+static int process(FIXTURE_DATA(queue) *self, const FIXTURE_VARIANT(queue) *variant,
+		   int src)
+{
+	int node = self->node, ret;
+
+	ret = queue(node, OUT, 0, src);
+	if (ret)
+		return ret;
+	if (!variant->mem2mem) {
+		/* vivid keeps the last one that it has */
+		ret = queue(node, OUT, 1, src) ?: stream(node, OUT, true) ?:
+		      dequeue(node, OUT);
+		return stream(node, OUT, false) ?: ret;
+	}
+	ret = queue(node, CAP, 0, self->dst.fd) ?:
+	      stream(node, OUT, true) ?: stream(node, CAP, true) ?:
+	      dequeue(node, OUT) ?: dequeue(node, CAP);
+	return stream(node, OUT, false) ?: stream(node, CAP, false) ?: ret;
+}
+
+/* The same comes out, and nothing is changed that went in */
+TEST_F(queue, frame)
+{
+	static uint32_t want[SIZE / 4];
+
+	fill(self->src.map, 1);
+	ASSERT_EQ(0, process(self, variant, self->src.fd));
+	memcpy(want, self->dst.map, SIZE);
+	if (variant->mem2mem)
+		EXPECT_NE(0, want[0]);
+
+	memset(self->dst.map, 0, SIZE);
+	ASSERT_EQ(0, process(self, variant, self->src.r));
+	EXPECT_EQ(0, memcmp(want, self->dst.map, SIZE));
+	EXPECT_EQ(0, words_not_from(self->src.map, 1));
+}
+
+/* Each time that it is queued it is the fd that counts */
+TEST_F(queue, alternating_fds)
+{
+	int i;
+
+	fill(self->src.map, 2);
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, process(self, variant, self->src.r));
+		EXPECT_EQ(EACCES, process(self, variant, self->src.w));
+		ASSERT_EQ(0, process(self, variant, self->src.rw));
+		EXPECT_EQ(EACCES, process(self, variant, self->src.w));
+	}
+	EXPECT_EQ(0, words_not_from(self->src.map, 2));
+}
+
+TEST_F(queue, capture)
+{
+	int node = self->node, i;
+
+	if (!variant->mem2mem)
+		SKIP(return, "no capture queue");
+	fill(self->dst.map, 3);
+	for (i = 0; i < 3; i++) {
+		EXPECT_EQ(EACCES, queue(node, CAP, 0, self->dst.r));
+		EXPECT_EQ(EACCES, queue(node, CAP, 0, self->dst.w));
+		EXPECT_EQ(EACCES, queue_by(VIDIOC_PREPARE_BUF, node, CAP, 0, self->dst.r));
+		EXPECT_EQ(0, words_not_from(self->dst.map, 3));
+		/* with what the queue holds of the buffer, too */
+		ASSERT_EQ(0, process(self, variant, self->src.fd));
+		fill(self->dst.map, 3);
+	}
+	EXPECT_EQ(EACCES, queue(node, CAP, 0, self->dst.r));
+	EXPECT_EQ(0, queue(node, CAP, 0, self->dst.rw));
+}
+
+TEST_F(queue, prepared)
+{
+	EXPECT_EQ(EACCES, queue_by(VIDIOC_PREPARE_BUF, self->node, OUT, 0, self->src.w));
+	ASSERT_EQ(0, queue_by(VIDIOC_PREPARE_BUF, self->node, OUT, 0, self->src.r));
+	EXPECT_EQ(0, queue(self->node, OUT, 0, self->src.r));
+}
+
+/* What is no dma-buf is EINVAL, as ever */
+TEST_F(queue, other_fds)
+{
+	int file = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int path = open("/proc/self/exe", O_PATH | O_CLOEXEC);
+
+	EXPECT_EQ(EINVAL, queue(self->node, OUT, 0, file));
+	EXPECT_EQ(EINVAL, queue(self->node, OUT, 0, path));
+	EXPECT_EQ(EINVAL, queue(self->node, OUT, 0, -1));
+	close(path);
+	close(file);
+}
+
+/* A buffer is not the worse for an fd that was refused */
+TEST_F(queue, refused_fd)
+{
+	int before = users(self->src.fd), held;
+
+	ASSERT_LT(0, before);
+	ASSERT_EQ(0, process(self, variant, self->src.fd));
+	held = users(self->src.fd);
+	EXPECT_LT(before, held);
+	EXPECT_EQ(EINVAL, queue(self->node, OUT, 0, -1));
+	EXPECT_EQ(held, users(self->src.fd));
+	ASSERT_EQ(0, process(self, variant, self->src.fd));
+	EXPECT_EQ(held, users(self->src.fd));
+}
+
+/* No call leaves a reference behind */
+TEST_F(queue, references)
+{
+	int before = users(self->src.fd), held, i;
+
+	ASSERT_LT(0, before);
+	ASSERT_EQ(0, process(self, variant, self->src.r));
+	held = users(self->src.fd);
+	for (i = 0; i < 10; i++) {
+		EXPECT_EQ(EACCES, queue(self->node, OUT, 0, self->src.w));
+		ASSERT_EQ(0, process(self, variant, self->src.r));
+		EXPECT_EQ(held, users(self->src.fd));
+	}
+	close(self->node);
+	self->node = open_variant(variant);
+	EXPECT_EQ(before, users(self->src.fd));
+}
+
+/* Of a dma-buf that is shorter than it is said to be */
+TEST_F(queue, too_short)
+{
+	struct v4l2_buffer buf = {
+		.type = OUT,
+		.memory = V4L2_MEMORY_DMABUF,
+		.m.fd = self->src.fd,
+		.length = 2 * SIZE,
+		.bytesused = 1,
+	};
+	int before = users(self->src.fd), i;
+
+	ASSERT_LT(0, before);
+	for (i = 0; i < 10; i++)
+		EXPECT_EQ(EFAULT, call(self->node, VIDIOC_QBUF, &buf));
+	EXPECT_EQ(before, users(self->src.fd));
+
+	/* also if it takes the place of one that was good, and then that again */
+	ASSERT_EQ(0, process(self, variant, self->src.fd));
+	EXPECT_EQ(EFAULT, call(self->node, VIDIOC_QBUF, &buf));
+	EXPECT_EQ(0, process(self, variant, self->src.fd));
+}
+
+/* What counts is the length of this dma-buf, not that of the last one */
+TEST_F(queue, bytesused)
+{
+	struct v4l2_format format = { .type = OUT };
+	struct v4l2_buffer buf = { .type = OUT, .memory = V4L2_MEMORY_DMABUF };
+	int small;
+
+	ASSERT_EQ(0, call(self->node, VIDIOC_G_FMT, &format));
+	small = heap_alloc(format.fmt.pix.sizeimage);
+	ASSERT_LE(0, small);
+	ASSERT_EQ(0, process(self, variant, self->src.fd));
+	buf.m.fd = small;
+	buf.bytesused = SIZE;
+	EXPECT_EQ(EINVAL, call(self->node, VIDIOC_QBUF, &buf));
+	buf.length = format.fmt.pix.sizeimage;
+	EXPECT_EQ(EINVAL, call(self->node, VIDIOC_QBUF, &buf));
+	buf.bytesused = format.fmt.pix.sizeimage;
+	EXPECT_EQ(0, call(self->node, VIDIOC_QBUF, &buf));
+	close(small);
+}
+
+TEST_HARNESS_MAIN
