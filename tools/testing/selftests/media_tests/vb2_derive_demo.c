@@ -81,13 +81,13 @@ static int wrong_in_mirror(const uint16_t *frame, const uint16_t *mirror)
 
 static int capture(int buf)
 {
-	int cam = open_node("vivid", V4L2_CAP_VIDEO_CAPTURE, 0, FORMAT), ret;
+	int cam = open_node("vivid", V4L2_CAP_VIDEO_CAPTURE, 0, FORMAT);
+	int ret = cam < 0 ? ENODEV : 0;
 
-	if (cam < 0)
-		return ENODEV;
-	ret = set_format(cam, CAP, FORMAT) ?: request(cam, CAP) ?: queue(cam, CAP, 0, buf) ?:
-	      stream(cam, CAP, true) ?: dequeue(cam, CAP);
-	close(cam);
+	ret = ret ?: set_format(cam, CAP, FORMAT) ?: request(cam, CAP) ?:
+	      queue(cam, CAP, 0, buf) ?: stream(cam, CAP, true) ?: dequeue(cam, CAP);
+	if (cam >= 0)
+		close(cam);
 	return ret;
 }
 
