@@ -35,7 +35,7 @@ without=()
 nobuild=
 cpus=
 icount=
-memory=4G
+memory=
 scale=${VMTEST_SCALE:-1}
 jobs=$(nproc)
 
@@ -525,6 +525,7 @@ kernel_tree=$(realpath "$kernel_tree")
 mapfile -t variables < <(keyword '# make' "$vm/configs/$config.config")
 cpus=${cpus:-$(keyword '# cpus' "$vm/configs/$config.config" | grep . || echo 1)}
 [ -z "$icount" ] || cpus=1
+memory=$(keyword '# memory' "$vm/configs/$config.config" | grep . || echo 4G)
 for n in "$scale" "$cpus" "${VMTEST_TIMEOUT:-1}"; do
 	[[ $n =~ ^[1-9][0-9]*$ ]] ||
 		die "VMTEST_SCALE, VMTEST_TIMEOUT and -s are whole numbers from 1 on, not '$n'"

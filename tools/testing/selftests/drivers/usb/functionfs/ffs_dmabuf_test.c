@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Endpoints of functionfs that send take dma-bufs that were derived for reading;
+ * those that receive refuse them, with EACCES, whatever fd of the buffer was
+ * attached before. What is sent arrives at the host, and the other way round.
+ */
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include <linux/dma-buf.h>
+#include <linux/dma-heap.h>
+
+#include "../../../kselftest_harness.h"
+#include "gadget.h"
+
+/* No power of two, so that the system heap allocates more than one piece */
+#define SIZE	(92 * 1024)
+#define LONG	5000	/* ms that nothing takes */
+#define SHORT	300	/* ms that something is waited for that does not come */
+#define TIMEOUT	120	/* s of a test: the host alone may take 20 to see the device */
+
+/* A buffer of the system heap, with fds of less access, and a mapping */
+struct buffer {
+	int fd, r, w, rw;
+	uint32_t *map;
+};
+
+static int derive(int fd, unsigned int mode)
+{
+	struct dma_buf_derive arg = { .flags = mode | O_CLOEXEC };
+
+	return ioctl(fd, DMA_BUF_IOCTL_DERIVE, &arg) ? -1 : arg.fd;
+}
+
+static bool buffer_alloc(struct buffer *b)
+{
+	struct dma_heap_allocation_data data = {
+		.len = SIZE, .fd_flags = O_RDWR | O_CLOEXEC,
+	};
+	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
+	int ret = ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data);
+
+	if (heap >= 0)
+		close(heap);
+	if (ret)
+		return false;
+	b->fd = data.fd;
+	b->r = derive(b->fd, O_RDONLY);
+	b->w = derive(b->fd, O_WRONLY);
+	b->rw = derive(b->fd, O_RDWR);
+	b->map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, b->fd, 0);
+	return b->r >= 0 && b->w >= 0 && b->rw >= 0 && b->map != MAP_FAILED;
+}
+
+static void buffer_free(struct buffer *b)
+{
+	munmap(b->map, SIZE);
+	close(b->rw);
+	close(b->w);
+	close(b->r);
+	close(b->fd);
+}
+
+static void cpu_access(struct buffer *b, uint64_t flags)
+{
+	struct dma_buf_sync sync = { .flags = flags };
+
+	ioctl(b->fd, DMA_BUF_IOCTL_SYNC, &sync);
+}
+
+static void fill(uint32_t *word, uint32_t seed)
+{
+	size_t i;
+
+	for (i = 0; i < SIZE / 4; i++)
+		word[i] = (i + seed) * 2654435761u;
+}
+
+/* How many bytes are not as fill() makes them */
+static size_t wrong(const void *data, size_t len, uint32_t seed)
+{
+	static uint32_t want[SIZE / 4];
+	const uint8_t *a = data, *b = (void *)want;
+	size_t i, sum = 0;
+
+	fill(want, seed);
+	for (i = 0; i < len; i++)
+		sum += a[i] != b[i];
+	return sum;
+}
+
+static void buffer_fill(struct buffer *b, uint32_t seed)
+{
+	cpu_access(b, DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW);
+	fill(b->map, seed);
+	cpu_access(b, DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW);
+}
+
+static size_t buffer_wrong(struct buffer *b, size_t len, uint32_t seed)
+{
+	size_t sum;
+
+	cpu_access(b, DMA_BUF_SYNC_START | DMA_BUF_SYNC_READ);
+	sum = wrong(b->map, len, seed);
+	cpu_access(b, DMA_BUF_SYNC_END | DMA_BUF_SYNC_READ);
+	return sum;
+}
+
+/* How many users the buffer has, according to its fdinfo */
+static int users(int fd)
+{
+	char path[64], line[128];
+	int count = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	f = fopen(path, "r");
+	while (f && fgets(line, sizeof(line), f))
+		sscanf(line, "count: %d", &count);
+	if (f)
+		fclose(f);
+	return count;
+}
+
+/* They become those once the last transfer was cleaned up, by a worker */
+static int users_become(int fd, int want)
+{
+	int i;
+
+	for (i = 0; i < 500 && users(fd) != want; i++)
+		usleep(10000);
+	return users(fd);
+}
+
+static int attach(int ep, int fd)
+{
+	return ioctl(ep, FUNCTIONFS_DMABUF_ATTACH, &fd) ? errno : 0;
+}
+
+static int detach(int ep, int fd)
+{
+	return ioctl(ep, FUNCTIONFS_DMABUF_DETACH, &fd) ? errno : 0;
+}
+
+static int transfer(int ep, int fd, uint64_t len)
+{
+	struct usb_ffs_dmabuf_transfer_req req = { .fd = fd, .length = len };
+
+	return ioctl(ep, FUNCTIONFS_DMABUF_TRANSFER, &req) ? errno : 0;
+}
+
+/* All fences of the buffer have signaled */
+static int idle(struct buffer *b)
+{
+	struct pollfd p = { .fd = b->fd, .events = POLLOUT };
+
+	return poll(&p, 1, LONG) == 1 && p.revents == POLLOUT ? 0 : ETIMEDOUT;
+}
+
+/* One of them has not */
+static bool busy(struct buffer *b)
+{
+	struct pollfd p = { .fd = b->fd, .events = POLLOUT };
+
+	return poll(&p, 1, 0) == 0;
+}
+
+FIXTURE(ffs) {
+	struct gadget g;
+	struct buffer buf;
+	uint32_t host[SIZE / 4];
+};
+
+FIXTURE_SETUP(ffs)
+{
+	int ret;
+
+	memset(&self->buf, 0, sizeof(self->buf));
+	ret = gadget_start(&self->g);
+	if (ret == ENODEV) {
+		gadget_stop(&self->g);
+		SKIP(return, "no " UDC ", or no functionfs for it");
+	}
+	ASSERT_EQ(0, ret)
+		gadget_stop(&self->g);
+	ASSERT_TRUE(buffer_alloc(&self->buf))
+		gadget_stop(&self->g);
+
+	ret = attach(self->g.in, self->buf.fd);
+	if (ret == EPERM) {
+		gadget_stop(&self->g);
+		SKIP(return, UDC " does not support scatterlists");
+	}
+	ASSERT_EQ(0, ret)
+		gadget_stop(&self->g);
+	ASSERT_EQ(0, detach(self->g.in, self->buf.fd))
+		gadget_stop(&self->g);
+}
+
+FIXTURE_TEARDOWN(ffs)
+{
+	gadget_stop(&self->g);
+	buffer_free(&self->buf);
+}
+
+/* The host gets the data of seed from a transfer that was started */
+static int is_sent(FIXTURE_DATA(ffs) *self, size_t len, uint32_t seed)
+{
+	size_t got = len;
+	int ret;
+
+	memset(self->host, 0, SIZE);
+	ret = host_bulk(&self->g, self->g.in_addr, self->host, &got, LONG);
+	if (ret)
+		return ret;
+	return got == len && !wrong(self->host, len, seed) ? 0 : EBADMSG;
+}
+
+/* The buffer, which holds the data of seed, arrives at the host */
+static int sends(FIXTURE_DATA(ffs) *self, int fd, size_t len, uint32_t seed)
+{
+	return transfer(self->g.in, fd, len) ?: is_sent(self, len, seed) ?:
+	       idle(&self->buf);
+}
+
+/* The host sends the data of seed to a transfer that was started */
+static int arrives(FIXTURE_DATA(ffs) *self, size_t len, uint32_t seed)
+{
+	size_t got = len;
+	int ret;
+
+	fill(self->host, seed);
+	ret = host_bulk(&self->g, self->g.out_addr, self->host, &got, LONG) ?:
+	      idle(&self->buf);
+	if (ret)
+		return ret;
+	return got == len && !buffer_wrong(&self->buf, len, seed) ? 0 : EBADMSG;
+}
+
+static int receives(FIXTURE_DATA(ffs) *self, int fd, size_t len, uint32_t seed)
+{
+	return transfer(self->g.out, fd, len) ?: arrives(self, len, seed);
+}
+
+/* There is nothing that takes what the host sends */
+static int arrives_not(FIXTURE_DATA(ffs) *self)
+{
+	size_t len = 512;
+
+	memset(self->host, 0xff, SIZE);
+	return host_bulk(&self->g, self->g.out_addr, self->host, &len, SHORT);
+}
+
+/* The same with each fd that may be read */
+TEST_F_TIMEOUT(ffs, in, TIMEOUT)
+{
+	int fds[] = { self->buf.fd, self->buf.rw, self->buf.r }, i;
+
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, attach(self->g.in, fds[i]));
+		buffer_fill(&self->buf, i);
+		EXPECT_EQ(0, sends(self, fds[i], SIZE, i));
+		EXPECT_EQ(0, sends(self, fds[i], SIZE, i));
+		EXPECT_EQ(0, detach(self->g.in, fds[i]));
+		EXPECT_EQ(0, buffer_wrong(&self->buf, SIZE, i));
+	}
+}
+
+/*
+ * From what fits into a FIFO to what ends in the middle of a packet, of a page,
+ * or of a segment
+ */
+TEST_F_TIMEOUT(ffs, in_lengths, TIMEOUT)
+{
+	size_t len[] = { 1, 64, 65, 511, 512, 4096, 4097, 65536, 65537, 69632, SIZE - 1 };
+	unsigned int i;
+
+	buffer_fill(&self->buf, 7);
+	ASSERT_EQ(0, attach(self->g.in, self->buf.r));
+	for (i = 0; i < ARRAY_SIZE(len); i++) {
+		EXPECT_EQ(0, sends(self, self->buf.r, len[i], 7))
+			TH_LOG("%zu bytes", len[i]);
+	}
+	EXPECT_EQ(0, buffer_wrong(&self->buf, SIZE, 7));
+}
+
+/*
+ * Transfers of one buffer that are queued at once: it is busy until all have
+ * ended, also if more are refused meanwhile
+ */
+TEST_F_TIMEOUT(ffs, in_queued, TIMEOUT)
+{
+	int i;
+
+	buffer_fill(&self->buf, 100);
+	ASSERT_EQ(0, attach(self->g.in, self->buf.r));
+	for (i = 0; i < 5; i++) {
+		EXPECT_FALSE(busy(&self->buf));
+		ASSERT_EQ(0, transfer(self->g.in, self->buf.r, SIZE));
+		ASSERT_EQ(0, transfer(self->g.in, self->buf.fd, 4097));
+		EXPECT_TRUE(busy(&self->buf));
+		EXPECT_EQ(EINVAL, transfer(self->g.in, self->buf.r, 0));
+		EXPECT_EQ(EACCES, transfer(self->g.in, self->buf.w, SIZE));
+		EXPECT_TRUE(busy(&self->buf));
+		EXPECT_EQ(0, is_sent(self, SIZE, 100));
+		EXPECT_TRUE(busy(&self->buf));
+		EXPECT_EQ(0, is_sent(self, 4097, 100));
+		EXPECT_EQ(0, idle(&self->buf));
+	}
+}
+
+TEST_F_TIMEOUT(ffs, out, TIMEOUT)
+{
+	int fds[] = { self->buf.fd, self->buf.rw }, i, before = users(self->buf.fd);
+
+	EXPECT_EQ(EACCES, attach(self->g.out, self->buf.r));
+	EXPECT_EQ(EACCES, attach(self->g.out, self->buf.w));
+	EXPECT_EQ(EPERM, transfer(self->g.out, self->buf.fd, SIZE));
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, attach(self->g.out, fds[i]));
+		buffer_fill(&self->buf, 0);
+		EXPECT_EQ(0, receives(self, fds[i], SIZE, 10 + i));
+		EXPECT_EQ(0, detach(self->g.out, fds[i]));
+		EXPECT_EQ(before, users_become(self->buf.fd, before));
+	}
+}
+
+/*
+ * What ends in a later segment, and what follows stays. It is attached after it
+ * was filled: a bounce buffer for receiving has what was there then.
+ */
+TEST_F_TIMEOUT(ffs, out_lengths, TIMEOUT)
+{
+	size_t len[] = { 512, 65536, 65537, 69632, SIZE - 1 };
+	int before = users(self->buf.fd);
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(len); i++) {
+		buffer_fill(&self->buf, 90);
+		ASSERT_EQ(0, attach(self->g.out, self->buf.rw));
+		EXPECT_EQ(0, receives(self, self->buf.rw, len[i], 91 + i))
+			TH_LOG("%zu bytes", len[i]);
+		EXPECT_EQ(buffer_wrong(&self->buf, len[i], 90),
+			  buffer_wrong(&self->buf, SIZE, 90));
+		EXPECT_EQ(0, detach(self->g.out, self->buf.rw));
+		EXPECT_EQ(before, users_become(self->buf.fd, before));
+	}
+}
+
+/* What was attached for writing is not for the holder of another fd */
+TEST_F_TIMEOUT(ffs, out_attached, TIMEOUT)
+{
+	buffer_fill(&self->buf, 20);
+	ASSERT_EQ(0, attach(self->g.out, self->buf.rw));
+	EXPECT_EQ(EACCES, attach(self->g.out, self->buf.r));
+	EXPECT_EQ(EACCES, transfer(self->g.out, self->buf.r, SIZE));
+	EXPECT_EQ(EACCES, transfer(self->g.out, self->buf.w, SIZE));
+	EXPECT_EQ(ETIMEDOUT, arrives_not(self));
+	EXPECT_EQ(EACCES, detach(self->g.out, self->buf.r));
+	EXPECT_EQ(EACCES, detach(self->g.out, self->buf.w));
+	EXPECT_EQ(0, buffer_wrong(&self->buf, SIZE, 20));
+
+	EXPECT_EQ(0, receives(self, self->buf.fd, SIZE, 21));
+	EXPECT_EQ(0, detach(self->g.out, self->buf.rw));
+}
+
+/* Nor is a transfer that was started */
+TEST_F_TIMEOUT(ffs, out_started, TIMEOUT)
+{
+	ASSERT_EQ(0, attach(self->g.out, self->buf.fd));
+	buffer_fill(&self->buf, 30);
+	ASSERT_EQ(0, transfer(self->g.out, self->buf.fd, SIZE));
+	EXPECT_EQ(EACCES, detach(self->g.out, self->buf.r));
+	EXPECT_EQ(0, arrives(self, SIZE, 31));
+}
+
+/* One buffer for both endpoints: what it is attached to counts for itself */
+TEST_F_TIMEOUT(ffs, both, TIMEOUT)
+{
+	int i;
+
+	ASSERT_EQ(0, attach(self->g.in, self->buf.r));
+	EXPECT_EQ(EACCES, transfer(self->g.out, self->buf.r, SIZE));
+	EXPECT_EQ(EPERM, transfer(self->g.out, self->buf.fd, SIZE));
+	ASSERT_EQ(0, attach(self->g.out, self->buf.rw));
+	for (i = 0; i < 3; i++) {
+		EXPECT_EQ(0, receives(self, self->buf.rw, SIZE, 40 + i));
+		/* A bounce buffer of the other endpoint is filled by this only */
+		cpu_access(&self->buf, DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW);
+		cpu_access(&self->buf, DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW);
+		EXPECT_EQ(EACCES, transfer(self->g.out, self->buf.r, SIZE));
+		EXPECT_EQ(0, sends(self, self->buf.r, SIZE, 40 + i));
+		EXPECT_EQ(ETIMEDOUT, arrives_not(self));
+		EXPECT_EQ(0, buffer_wrong(&self->buf, SIZE, 40 + i));
+	}
+	EXPECT_EQ(0, detach(self->g.in, self->buf.r));
+	EXPECT_EQ(EACCES, detach(self->g.out, self->buf.r));
+	EXPECT_EQ(0, receives(self, self->buf.rw, SIZE, 50));
+}
+
+/* Without dma-bufs: long enough for functionfs to make scatterlists of its own */
+TEST_F_TIMEOUT(ffs, plain, TIMEOUT)
+{
+	size_t in = SIZE, out = SIZE;
+	int status;
+	pid_t pid;
+
+	fill(self->host, 90);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (write(self->g.in, self->host, SIZE) != SIZE ||
+		    read(self->g.out, self->host, SIZE) != SIZE)
+			_exit(1);
+		_exit(wrong(self->host, SIZE, 91) ? 2 : 0);
+	}
+	memset(self->host, 0, SIZE);
+	EXPECT_EQ(0, host_bulk(&self->g, self->g.in_addr, self->host, &in, LONG));
+	EXPECT_EQ(SIZE, in);
+	EXPECT_EQ(0, wrong(self->host, SIZE, 90));
+	fill(self->host, 91);
+	EXPECT_EQ(0, host_bulk(&self->g, self->g.out_addr, self->host, &out, LONG));
+	EXPECT_EQ(SIZE, out);
+	EXPECT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+}
+
+/* It is the fd of each call that counts */
+TEST_F_TIMEOUT(ffs, in_alternating_fds, TIMEOUT)
+{
+	int fds[] = { self->buf.r, self->buf.fd, self->buf.rw }, i;
+
+	buffer_fill(&self->buf, 60);
+	for (i = 0; i < 9; i++) {
+		EXPECT_EQ(EACCES, attach(self->g.in, self->buf.w));
+		ASSERT_EQ(0, attach(self->g.in, fds[i % 3]));
+		EXPECT_EQ(EACCES, transfer(self->g.in, self->buf.w, SIZE));
+		EXPECT_EQ(0, sends(self, fds[(i + 1) % 3], SIZE, 60));
+		EXPECT_EQ(EACCES, detach(self->g.in, self->buf.w));
+		EXPECT_EQ(0, sends(self, fds[i % 3], SIZE, 60));
+		EXPECT_EQ(0, detach(self->g.in, fds[(i + i / 3) % 3]));
+		EXPECT_EQ(EPERM, detach(self->g.in, fds[i % 3]));
+	}
+	EXPECT_EQ(0, buffer_wrong(&self->buf, SIZE, 60));
+}
+
+/* Endpoints that were disabled and enabled are what they were */
+TEST_F_TIMEOUT(ffs, reconfigured, TIMEOUT)
+{
+	buffer_fill(&self->buf, 70);
+	ASSERT_EQ(0, attach(self->g.in, self->buf.r));
+	ASSERT_EQ(0, attach(self->g.out, self->buf.rw));
+	ASSERT_EQ(0, release(&self->g));
+	ASSERT_EQ(0, set_configuration(&self->g, -1));
+	ASSERT_EQ(0, set_configuration(&self->g, 1));
+	ASSERT_EQ(0, claim(&self->g));
+
+	EXPECT_EQ(0, sends(self, self->buf.r, SIZE, 70));
+	EXPECT_EQ(EACCES, transfer(self->g.out, self->buf.r, SIZE));
+	EXPECT_EQ(ETIMEDOUT, arrives_not(self));
+	EXPECT_EQ(0, buffer_wrong(&self->buf, SIZE, 70));
+	EXPECT_EQ(0, receives(self, self->buf.rw, SIZE, 71));
+}
+
+/* Another fd than one of a dma-buf that is attached, or a wrong length */
+TEST_F_TIMEOUT(ffs, errors, TIMEOUT)
+{
+	uint64_t beyond = lseek(self->buf.fd, 0, SEEK_END) + 1;
+	int file = open("/dev/null", O_RDWR | O_CLOEXEC), i;
+	int ep[] = { self->g.in, self->g.out };
+
+	for (i = 0; i < 2; i++) {
+		EXPECT_EQ(EINVAL, attach(ep[i], file));
+		EXPECT_EQ(EINVAL, transfer(ep[i], file, SIZE));
+		EXPECT_EQ(EINVAL, detach(ep[i], file));
+		EXPECT_EQ(EBADF, attach(ep[i], -1));
+		EXPECT_EQ(EPERM, detach(ep[i], self->buf.fd));
+		ASSERT_EQ(0, attach(ep[i], self->buf.fd));
+		EXPECT_EQ(EINVAL, transfer(ep[i], self->buf.fd, 0));
+		EXPECT_EQ(EINVAL, transfer(ep[i], self->buf.fd, beyond));
+	}
+	EXPECT_EQ(EINVAL, transfer(self->g.in, self->buf.r, beyond));
+	close(file);
+}
+
+/* No call leaves a reference behind, and none takes one away */
+TEST_F_TIMEOUT(ffs, references, TIMEOUT)
+{
+	int before = users(self->buf.fd), held, i;
+
+	ASSERT_LT(0, before);
+	buffer_fill(&self->buf, 80);
+	for (i = 0; i < 10; i++) {
+		ASSERT_EQ(0, attach(self->g.in, self->buf.r));
+		ASSERT_EQ(0, attach(self->g.out, self->buf.rw));
+		held = users(self->buf.fd);
+		EXPECT_LT(before, held);
+		EXPECT_EQ(EACCES, attach(self->g.in, self->buf.w));
+		EXPECT_EQ(EACCES, attach(self->g.out, self->buf.r));
+		EXPECT_EQ(EACCES, transfer(self->g.in, self->buf.w, SIZE));
+		EXPECT_EQ(EACCES, transfer(self->g.out, self->buf.r, SIZE));
+		EXPECT_EQ(EACCES, detach(self->g.in, self->buf.w));
+		EXPECT_EQ(EACCES, detach(self->g.out, self->buf.r));
+		EXPECT_EQ(EINVAL, transfer(self->g.in, self->buf.r, 0));
+		EXPECT_EQ(0, sends(self, self->buf.r, SIZE, 80));
+		EXPECT_EQ(held, users_become(self->buf.fd, held));
+		EXPECT_EQ(0, detach(self->g.in, self->buf.r));
+		EXPECT_EQ(0, detach(self->g.out, self->buf.rw));
+		EXPECT_EQ(before, users_become(self->buf.fd, before));
+	}
+
+	/* The endpoint lets go of what was not detached, and of what was started */
+	ASSERT_EQ(0, attach(self->g.in, self->buf.r));
+	ASSERT_EQ(0, transfer(self->g.in, self->buf.r, SIZE));
+	close(self->g.in);
+	self->g.in = -1;
+	EXPECT_EQ(before, users_become(self->buf.fd, before));
+}
+
+TEST_HARNESS_MAIN
