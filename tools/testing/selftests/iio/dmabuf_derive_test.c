@@ -69,10 +69,10 @@ static int derive(int fd, unsigned int mode)
 	return ioctl(fd, DMA_BUF_IOCTL_DERIVE, &arg) ? -1 : arg.fd;
 }
 
-static int heap_alloc(void)
+static int heap_alloc(int mode)
 {
 	struct dma_heap_allocation_data data = {
-		.len = SIZE, .fd_flags = O_RDWR | O_CLOEXEC,
+		.len = SIZE, .fd_flags = mode | O_CLOEXEC,
 	};
 	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
 	int ret = ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data);
@@ -84,7 +84,7 @@ static int heap_alloc(void)
 
 static bool memory_alloc(struct memory *m)
 {
-	m->fd = heap_alloc();
+	m->fd = heap_alloc(O_RDWR);
 	m->r = derive(m->fd, O_RDONLY);
 	m->w = derive(m->fd, O_WRONLY);
 	m->rw = derive(m->fd, O_RDWR);
@@ -330,6 +330,27 @@ TEST_F(loopback, exported)
 }
 
 /* The same is received, and nothing is changed that was sent */
+/* A file that its exporter made O_RDONLY has all access, as ever: it was not derived */
+TEST_F(loopback, exported_read_only)
+{
+	struct memory own = self->dst;
+
+	self->dst.fd = heap_alloc(O_RDONLY);
+	ASSERT_LE(0, self->dst.fd);
+	self->dst.map = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, self->dst.fd, 0);
+	ASSERT_NE(MAP_FAILED, self->dst.map);
+	fill(&self->src, 11);
+	ASSERT_EQ(0, start(self, self->src.fd));
+	ASSERT_EQ(0, enqueue(self->buffer[OUT], self->src.fd));
+	ASSERT_EQ(0, enqueue(self->buffer[IN], self->dst.fd));
+	ASSERT_TRUE(idle(self->dst.fd));
+	EXPECT_EQ(0, samples_not_from(&self->dst, 11));
+	EXPECT_EQ(0, detach(self->buffer[IN], self->dst.fd));
+	munmap(self->dst.map, SIZE);
+	close(self->dst.fd);
+	self->dst = own;
+}
+
 TEST_F_TIMEOUT(loopback, read_only, 300)
 {
 	uint32_t i;

@@ -38,10 +38,10 @@ static inline int derive(int fd, unsigned int mode)
 	return ioctl(fd, DMA_BUF_IOCTL_DERIVE, &arg) ? -1 : arg.fd;
 }
 
-static inline int heap_alloc(size_t size)
+static inline int heap_alloc(size_t size, int mode)
 {
 	struct dma_heap_allocation_data data = {
-		.len = size, .fd_flags = O_RDWR | O_CLOEXEC,
+		.len = size, .fd_flags = mode | O_CLOEXEC,
 	};
 	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
 	int ret = ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data);

@@ -15,7 +15,7 @@ struct buffer {
 
 static bool buffer_alloc(struct buffer *b)
 {
-	b->fd = heap_alloc(SIZE);
+	b->fd = heap_alloc(SIZE, O_RDWR);
 	b->r = derive(b->fd, O_RDONLY);
 	b->w = derive(b->fd, O_WRONLY);
 	b->rw = derive(b->fd, O_RDWR);
@@ -176,6 +176,30 @@ TEST_F(queue, frame)
 	EXPECT_EQ(0, words_not_from(self->src.map, 1));
 }
 
+/* A file that its exporter made O_RDONLY has all access, as ever: it was not derived */
+TEST_F(queue, exported_read_only)
+{
+	static uint32_t want[SIZE / 4];
+	struct buffer own = self->dst;
+
+	fill(self->src.map, 6);
+	ASSERT_EQ(0, process(self, variant, self->src.fd));
+	memcpy(want, self->dst.map, SIZE);
+
+	self->dst.fd = heap_alloc(SIZE, O_RDONLY);
+	ASSERT_LE(0, self->dst.fd);
+	self->dst.map = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, self->dst.fd, 0);
+	ASSERT_NE(MAP_FAILED, self->dst.map);
+	if (variant->mem2mem) {
+		ASSERT_EQ(0, process(self, variant, self->src.fd));
+		EXPECT_EQ(0, memcmp(want, self->dst.map, SIZE));
+	}
+	EXPECT_EQ(0, queue(self->node, OUT, 0, self->dst.fd));
+	munmap(self->dst.map, SIZE);
+	close(self->dst.fd);
+	self->dst = own;
+}
+
 /* Each time that it is queued it is the fd that counts */
 TEST_F(queue, alternating_fds)
 {
@@ -295,7 +319,7 @@ TEST_F(queue, bytesused)
 	int small;
 
 	ASSERT_EQ(0, call(self->node, VIDIOC_G_FMT, &format));
-	small = heap_alloc(format.fmt.pix.sizeimage);
+	small = heap_alloc(format.fmt.pix.sizeimage, O_RDWR);
 	ASSERT_LE(0, small);
 	ASSERT_EQ(0, process(self, variant, self->src.fd));
 	buf.m.fd = small;

@@ -147,10 +147,10 @@ static int derive(int fd, unsigned int mode)
 	return ioctl(fd, DMA_BUF_IOCTL_DERIVE, &arg) ? -1 : arg.fd;
 }
 
-static int heap_alloc(void)
+static int heap_alloc(int mode)
 {
 	struct dma_heap_allocation_data data = {
-		.len = SIZE, .fd_flags = O_RDWR | O_CLOEXEC,
+		.len = SIZE, .fd_flags = mode | O_CLOEXEC,
 	};
 	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
 	int ret = ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data);
@@ -334,7 +334,7 @@ static int tcp_connect(FIXTURE_DATA(devmem) *self)
 /* Returns what failed, or NULL */
 static const char *set_up(FIXTURE_DATA(devmem) *self)
 {
-	self->fd = heap_alloc();
+	self->fd = heap_alloc(O_RDWR);
 	if (self->fd < 0)
 		return "the heap";
 	self->users = users(self->fd);
@@ -565,6 +565,21 @@ TEST_F(devmem, bind_rx)
 		EXPECT_STREQ("tcp-data-split is disabled", self->why);
 		EXPECT_EQ(before, users_become(self->fd, before));
 	}
+}
+
+/* A file that its exporter made O_RDONLY has all access, as ever: it was not derived */
+TEST_F(devmem, exported_read_only)
+{
+	int fd = heap_alloc(O_RDONLY), before = users(fd);
+	uint32_t id;
+
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(0, bind_tx(self, fd, &id));
+	EXPECT_EQ(EINVAL, bind_rx(self, fd));
+	EXPECT_STREQ("tcp-data-split is disabled", self->why);
+	unbind(self);
+	EXPECT_EQ(before, users_become(fd, before));
+	close(fd);
 }
 
 /* What is no dma-buf, as ever */

@@ -33,19 +33,22 @@ static int derive(int fd, unsigned int mode)
 	return ioctl(fd, DMA_BUF_IOCTL_DERIVE, &arg) ? -1 : arg.fd;
 }
 
-static bool buffer_alloc(struct buffer *b)
+static int heap_alloc(int mode)
 {
 	struct dma_heap_allocation_data data = {
-		.len = SIZE, .fd_flags = O_RDWR | O_CLOEXEC,
+		.len = SIZE, .fd_flags = mode | O_CLOEXEC,
 	};
 	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
 	int ret = ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data);
 
 	if (heap >= 0)
 		close(heap);
-	if (ret)
-		return false;
-	b->fd = data.fd;
+	return ret ? -1 : (int)data.fd;
+}
+
+static bool buffer_alloc(struct buffer *b)
+{
+	b->fd = heap_alloc(O_RDWR);
 	b->r = derive(b->fd, O_RDONLY);
 	b->w = derive(b->fd, O_WRONLY);
 	b->rw = derive(b->fd, O_RDWR);
@@ -330,6 +333,23 @@ TEST_F_TIMEOUT(ffs, out, TIMEOUT)
  * What ends in a later segment, and what follows stays. It is attached after it
  * was filled: a bounce buffer for receiving has what was there then.
  */
+/* A file that its exporter made O_RDONLY has all access, as ever: it was not derived */
+TEST_F_TIMEOUT(ffs, exported_read_only, TIMEOUT)
+{
+	struct buffer own = self->buf;
+
+	self->buf.fd = heap_alloc(O_RDONLY);
+	ASSERT_LE(0, self->buf.fd);
+	self->buf.map = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, self->buf.fd, 0);
+	ASSERT_NE(MAP_FAILED, self->buf.map);
+	ASSERT_EQ(0, attach(self->g.out, self->buf.fd));
+	EXPECT_EQ(0, receives(self, self->buf.fd, SIZE, 15));
+	EXPECT_EQ(0, detach(self->g.out, self->buf.fd));
+	munmap(self->buf.map, SIZE);
+	close(self->buf.fd);
+	self->buf = own;
+}
+
 TEST_F_TIMEOUT(ffs, out_lengths, TIMEOUT)
 {
 	size_t len[] = { 512, 65536, 65537, 69632, SIZE - 1 };
