@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Derived files, from the side of the kernel: who gets a buffer by one, and how long it lives */
 #include <linux/dma-buf.h>
-#include <linux/fdtable.h>
 #include <linux/file.h>
 #include <linux/sizes.h>
-#include <kunit/test.h>
-#include <uapi/linux/dma-buf.h>
 
-#include "st-importer.h"
+#include "st-derive.h"
 
 static const enum dma_data_direction st_dirs[] = {
 	DMA_BIDIRECTIONAL, DMA_TO_DEVICE, DMA_FROM_DEVICE,
@@ -16,21 +13,9 @@ static const enum dma_data_direction st_dirs[] = {
 /* What an fd has to grant for accesses of each of st_dirs */
 static const int st_modes[] = { O_RDWR, O_RDONLY, O_WRONLY };
 
-static void put_fd(void *fd)
-{
-	close_fd((long)fd);
-}
-
 static void close_before_the_end(struct kunit *test, int fd)
 {
 	kunit_release_action(test, put_fd, (void *)(long)fd);
-}
-
-static int until_the_end(struct kunit *test, int fd)
-{
-	KUNIT_ASSERT_GE(test, fd, 0);
-	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, put_fd, (void *)(long)fd), 0);
-	return fd;
 }
 
 static int st_fd(struct kunit *test, struct dma_buf *buf)
@@ -42,19 +27,6 @@ static int st_fd(struct kunit *test, struct dma_buf *buf)
 	if (fd < 0)
 		dma_buf_put(buf);
 	return until_the_end(test, fd);
-}
-
-static int st_derive(struct kunit *test, int fd, int flags)
-{
-	struct dma_buf_derive arg = { .flags = flags | O_CLOEXEC };
-	struct file *file = fget(fd);
-	long ret;
-
-	KUNIT_ASSERT_NOT_NULL(test, file);
-	ret = st_file_ioctl(test, file, DMA_BUF_IOCTL_DERIVE, &arg, sizeof(arg));
-	fput(file);
-	KUNIT_ASSERT_EQ(test, ret, 0);
-	return until_the_end(test, arg.fd);
 }
 
 static bool within(int mode, int limit)

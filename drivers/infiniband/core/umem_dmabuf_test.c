@@ -5,20 +5,17 @@
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-resv.h>
-#include <linux/fdtable.h>
 #include <linux/file.h>
 #include <linux/gfp.h>
 #include <linux/module.h>
 #include <linux/scatterlist.h>
 #include <linux/slab.h>
-#include <kunit/test.h>
 #include <rdma/ib_umem.h>
 #include <rdma/ib_verbs.h>
-#include <uapi/linux/dma-buf.h>
 #include <uapi/rdma/ib_user_ioctl_verbs.h>
 
 #include "../../dma-buf/exporter.h"
-#include "../../dma-buf/st-importer.h"
+#include "../../dma-buf/st-derive.h"
 
 /* The umem begins and ends within pages, and within segments of the dma-buf */
 #define SEGMENT		(4 * PAGE_SIZE)
@@ -593,31 +590,6 @@ static void umem_dmabuf_test_bounds(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(umem_dmabuf), -EBADF);
 }
 
-static void put_fd(void *fd)
-{
-	close_fd((long)fd);
-}
-
-static int until_the_end(struct kunit *test, int fd)
-{
-	KUNIT_ASSERT_GE(test, fd, 0);
-	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, put_fd, (void *)(long)fd), 0);
-	return fd;
-}
-
-static int derive(struct kunit *test, int fd, int flags)
-{
-	struct dma_buf_derive arg = { .flags = flags | O_CLOEXEC };
-	struct file *file = fget(fd);
-	long ret;
-
-	KUNIT_ASSERT_NOT_NULL(test, file);
-	ret = st_file_ioctl(test, file, DMA_BUF_IOCTL_DERIVE, &arg, sizeof(arg));
-	fput(file);
-	KUNIT_ASSERT_EQ(test, ret, 0);
-	return until_the_end(test, arg.fd);
-}
-
 /* A device that reaches memory as the importers of exporters' tests do */
 static struct ib_device *new_ib_device(struct kunit *test, struct dma_buf *buf)
 {
@@ -643,9 +615,9 @@ static int umem_dmabuf_test_init(struct kunit *test)
 	if (fd < 0)
 		dma_buf_put(f->buf);
 	f->fd[PRIMARY] = until_the_end(test, fd);
-	f->fd[READ_ONLY] = derive(test, fd, O_RDONLY);
-	f->fd[WRITE_ONLY] = derive(test, fd, O_WRONLY);
-	f->fd[READ_WRITE] = derive(test, fd, O_RDWR);
+	f->fd[READ_ONLY] = st_derive(test, fd, O_RDONLY);
+	f->fd[WRITE_ONLY] = st_derive(test, fd, O_WRONLY);
+	f->fd[READ_WRITE] = st_derive(test, fd, O_RDWR);
 	f->ibdev = new_ib_device(test, f->buf);
 	test->priv = f;
 	return 0;

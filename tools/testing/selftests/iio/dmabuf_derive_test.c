@@ -6,34 +6,19 @@
  *
  * Needs the module iio_dmabuf_loopback.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-
-#include <linux/dma-buf.h>
-#include <linux/dma-heap.h>
 #include <linux/iio/buffer.h>
 
+#include "../dma-buf/derive/buffer.h"
 #include "../kselftest_harness.h"
 
 #define SIZE	(256 * 1024)
 #define CYCLIC	IIO_BUFFER_DMABUF_CYCLIC
+/* What a transfer held is given back by a worker, some time after its end */
+#define IDLE_MS		10000
+#define USERS_MS	20000
 
 /* The buffers of the device: what OUT sends IN receives; CLEAR writes, too */
 enum { OUT, IN, CLEAR, BUFFERS };
-
-/* A DMABUF, with fds of less access, and a mapping */
-struct memory {
-	int fd, r, w, rw;
-	uint32_t *map;
-};
 
 static int call(int fd, unsigned long cmd, void *arg)
 {
@@ -62,130 +47,12 @@ static int enqueue(int buffer, int fd)
 	return enqueue_some(buffer, fd, SIZE, 0);
 }
 
-static int derive(int fd, unsigned int mode)
+static void clear(struct buffer *b)
 {
-	struct dma_buf_derive arg = { .flags = mode | O_CLOEXEC };
-
-	return ioctl(fd, DMA_BUF_IOCTL_DERIVE, &arg) ? -1 : arg.fd;
-}
-
-static int heap_alloc(int mode)
-{
-	struct dma_heap_allocation_data data = {
-		.len = SIZE, .fd_flags = mode | O_CLOEXEC,
-	};
-	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
-	int ret = ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data);
-
-	if (heap >= 0)
-		close(heap);
-	return ret ? -1 : (int)data.fd;
-}
-
-static bool memory_alloc(struct memory *m)
-{
-	m->fd = heap_alloc(O_RDWR);
-	m->r = derive(m->fd, O_RDONLY);
-	m->w = derive(m->fd, O_WRONLY);
-	m->rw = derive(m->fd, O_RDWR);
-	m->map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
-	return m->r >= 0 && m->w >= 0 && m->rw >= 0 && m->map != MAP_FAILED;
-}
-
-static void memory_free(struct memory *m)
-{
-	munmap(m->map, SIZE);
-	close(m->rw);
-	close(m->w);
-	close(m->r);
-	close(m->fd);
-}
-
-static uint32_t sample(uint32_t i, uint32_t seed)
-{
-	return (i + seed) * 2654435761u;
-}
-
-/* Around what the CPU does, for devices with a bounce buffer */
-static int cpu_sync(const struct memory *m, uint64_t flags)
-{
-	struct dma_buf_sync arg = { .flags = flags };
-
-	return call(m->fd, DMA_BUF_IOCTL_SYNC, &arg);
-}
-
-static void fill(struct memory *m, uint32_t seed)
-{
-	size_t i;
-
-	if (cpu_sync(m, DMA_BUF_SYNC_START | DMA_BUF_SYNC_WRITE))
+	if (sync_cpu(b->fd, DMA_BUF_SYNC_START | DMA_BUF_SYNC_WRITE))
 		return;
-	for (i = 0; i < SIZE / 4; i++)
-		m->map[i] = sample(i, seed);
-	cpu_sync(m, DMA_BUF_SYNC_END | DMA_BUF_SYNC_WRITE);
-}
-
-static void clear(struct memory *m)
-{
-	if (cpu_sync(m, DMA_BUF_SYNC_START | DMA_BUF_SYNC_WRITE))
-		return;
-	memset(m->map, 0, SIZE);
-	cpu_sync(m, DMA_BUF_SYNC_END | DMA_BUF_SYNC_WRITE);
-}
-
-static int samples_not_from(const struct memory *m, uint32_t seed)
-{
-	int wrong = 0;
-	size_t i;
-
-	if (cpu_sync(m, DMA_BUF_SYNC_START | DMA_BUF_SYNC_READ))
-		return -1;
-	for (i = 0; i < SIZE / 4; i++)
-		wrong += m->map[i] != sample(i, seed);
-	cpu_sync(m, DMA_BUF_SYNC_END | DMA_BUF_SYNC_READ);
-	return wrong;
-}
-
-/* How many users the DMABUF has, according to its fdinfo */
-static int users(const struct memory *m)
-{
-	char path[64], line[128];
-	int count = -1;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", m->fd);
-	f = fopen(path, "r");
-	while (f && fgets(line, sizeof(line), f))
-		sscanf(line, "count: %d", &count);
-	if (f)
-		fclose(f);
-	return count;
-}
-
-/* What a transfer held is given back by a worker, some time after its end */
-static int users_in_the_end(const struct memory *m, int expected)
-{
-	int i;
-
-	for (i = 0; i < 2000 && users(m) != expected; i++)
-		usleep(10000);
-	return users(m);
-}
-
-/* Whether all transfers of the DMABUF end */
-static bool idle(int fd)
-{
-	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
-
-	return poll(&pfd, 1, 10000) == 1 && pfd.revents == POLLOUT;
-}
-
-/* Whether there is one now */
-static bool busy(int fd)
-{
-	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
-
-	return poll(&pfd, 1, 0) == 0;
+	memset(b->map, 0, SIZE);
+	sync_cpu(b->fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_WRITE);
 }
 
 static int set(int device, int buffer, const char *name, const char *value)
@@ -226,7 +93,7 @@ static int find_device(void)
 FIXTURE(loopback) {
 	int device;
 	int buffer[BUFFERS];
-	struct memory src, dst;
+	struct buffer src, dst;
 };
 
 static bool open_buffers(FIXTURE_DATA(loopback) *self)
@@ -281,7 +148,7 @@ static int transfer(FIXTURE_DATA(loopback) *self, int src)
 {
 	clear(&self->dst);
 	return enqueue(self->buffer[OUT], src) ?: enqueue(self->buffer[IN], self->dst.fd) ?:
-	       idle(self->dst.fd) && idle(self->src.fd) ? 0 : ETIME;
+	       idle(self->dst.fd, IDLE_MS) && idle(self->src.fd, IDLE_MS) ? 0 : ETIME;
 }
 
 /* Does the device miss what is written without a SYNC? Leaves all buffers off. */
@@ -289,11 +156,11 @@ static bool has_bounce_buffer(FIXTURE_DATA(loopback) *self)
 {
 	bool missed;
 
-	fill(&self->src, 9);
+	buffer_fill(&self->src, 9);
 	missed = !start(self, self->src.fd);
-	self->src.map[0] = ~sample(0, 9);
+	self->src.map[0] = ~word(0, 9);
 	missed = missed && !transfer(self, self->src.fd) &&
-		 !samples_not_from(&self->dst, 9);
+		 !buffer_wrong(&self->dst, SIZE, 9);
 	disable(self);
 	return missed;
 }
@@ -304,8 +171,10 @@ FIXTURE_SETUP(loopback)
 	self->device = find_device();
 	if (self->device < 0)
 		SKIP(return, "no iio_dmabuf_loopback");
-	ASSERT_TRUE(memory_alloc(&self->src));
-	ASSERT_TRUE(memory_alloc(&self->dst));
+	ASSERT_TRUE(buffer_alloc(&self->src, SIZE, O_RDWR));
+	ASSERT_TRUE(buffer_derived(&self->src));
+	ASSERT_TRUE(buffer_alloc(&self->dst, SIZE, O_RDWR));
+	ASSERT_TRUE(buffer_derived(&self->dst));
 	ASSERT_TRUE(open_buffers(self));
 }
 
@@ -313,65 +182,61 @@ FIXTURE_TEARDOWN(loopback)
 {
 	disable(self);
 	close_buffers(self);
-	memory_free(&self->src);
-	memory_free(&self->dst);
+	buffer_free(&self->src);
+	buffer_free(&self->dst);
 }
 
 /* Without derived fds, to know what the others are compared with */
 TEST_F(loopback, exported)
 {
 	ASSERT_EQ(0, start(self, self->src.fd));
-	fill(&self->src, 1);
+	buffer_fill(&self->src, 1);
 	ASSERT_EQ(0, transfer(self, self->src.fd));
-	EXPECT_EQ(0, samples_not_from(&self->dst, 1));
-	EXPECT_EQ(0, samples_not_from(&self->src, 1));
+	EXPECT_EQ(0, buffer_wrong(&self->dst, SIZE, 1));
+	EXPECT_EQ(0, buffer_wrong(&self->src, SIZE, 1));
 	EXPECT_EQ(0, detach(self->buffer[OUT], self->src.fd));
 	EXPECT_EQ(0, detach(self->buffer[IN], self->dst.fd));
 }
 
-/* The same is received, and nothing is changed that was sent */
 /* A file that its exporter made O_RDONLY has all access, as ever: it was not derived */
 TEST_F(loopback, exported_read_only)
 {
-	struct memory own = self->dst;
+	struct buffer own = self->dst;
 
-	self->dst.fd = heap_alloc(O_RDONLY);
-	ASSERT_LE(0, self->dst.fd);
-	self->dst.map = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, self->dst.fd, 0);
-	ASSERT_NE(MAP_FAILED, self->dst.map);
-	fill(&self->src, 11);
+	ASSERT_TRUE(buffer_alloc(&self->dst, SIZE, O_RDONLY));
+	buffer_fill(&self->src, 11);
 	ASSERT_EQ(0, start(self, self->src.fd));
 	ASSERT_EQ(0, enqueue(self->buffer[OUT], self->src.fd));
 	ASSERT_EQ(0, enqueue(self->buffer[IN], self->dst.fd));
-	ASSERT_TRUE(idle(self->dst.fd));
-	EXPECT_EQ(0, samples_not_from(&self->dst, 11));
+	ASSERT_TRUE(idle(self->dst.fd, IDLE_MS));
+	EXPECT_EQ(0, buffer_wrong(&self->dst, SIZE, 11));
 	EXPECT_EQ(0, detach(self->buffer[IN], self->dst.fd));
-	munmap(self->dst.map, SIZE);
-	close(self->dst.fd);
+	buffer_free(&self->dst);
 	self->dst = own;
 }
 
+/* The same is received, and nothing is changed that was sent */
 TEST_F_TIMEOUT(loopback, read_only, 300)
 {
 	uint32_t i;
 
 	ASSERT_EQ(0, start(self, self->src.r));
 	for (i = 0; i < 3; i++) {
-		fill(&self->src, i);
+		buffer_fill(&self->src, i);
 		ASSERT_EQ(0, transfer(self, self->src.r));
-		EXPECT_EQ(0, samples_not_from(&self->dst, i));
-		EXPECT_EQ(0, samples_not_from(&self->src, i));
+		EXPECT_EQ(0, buffer_wrong(&self->dst, SIZE, i));
+		EXPECT_EQ(0, buffer_wrong(&self->src, SIZE, i));
 	}
 	EXPECT_EQ(0, detach(self->buffer[OUT], self->src.r));
-	EXPECT_EQ(0, samples_not_from(&self->src, 2));
+	EXPECT_EQ(0, buffer_wrong(&self->src, SIZE, 2));
 }
 
 TEST_F(loopback, read_write)
 {
-	fill(&self->src, 3);
+	buffer_fill(&self->src, 3);
 	ASSERT_EQ(0, start(self, self->src.rw));
 	ASSERT_EQ(0, transfer(self, self->src.rw));
-	EXPECT_EQ(0, samples_not_from(&self->dst, 3));
+	EXPECT_EQ(0, buffer_wrong(&self->dst, SIZE, 3));
 	EXPECT_EQ(0, detach(self->buffer[OUT], self->src.rw));
 	EXPECT_EQ(0, detach(self->buffer[IN], self->dst.rw));
 }
@@ -386,13 +251,13 @@ TEST_F_TIMEOUT(loopback, alternating_fds, 300)
 	ASSERT_EQ(0, start(self, self->src.r));
 	for (i = 0; i < 3; i++) {
 		for (j = 0; j < 3; j++) {
-			fill(&self->src, i * 3 + j);
+			buffer_fill(&self->src, i * 3 + j);
 			EXPECT_EQ(EBUSY, attach(b[OUT], fds[j]));
 			EXPECT_EQ(EACCES, attach(b[OUT], self->src.w));
 			EXPECT_EQ(EACCES, enqueue(b[OUT], self->src.w));
 			EXPECT_EQ(EACCES, detach(b[OUT], self->src.w));
 			ASSERT_EQ(0, transfer(self, fds[j]));
-			EXPECT_EQ(0, samples_not_from(&self->dst, i * 3 + j));
+			EXPECT_EQ(0, buffer_wrong(&self->dst, SIZE, i * 3 + j));
 		}
 		/* attached by one, detached by another */
 		ASSERT_EQ(0, detach(b[OUT], fds[i]));
@@ -408,11 +273,11 @@ TEST_F(loopback, closed_fd)
 {
 	ASSERT_EQ(0, start(self, self->src.r));
 	close(self->src.r);
-	self->src.r = derive(self->src.rw, O_RDONLY);
+	self->src.r = derive(self->src.rw, O_RDONLY | O_CLOEXEC);
 	ASSERT_LE(0, self->src.r);
-	fill(&self->src, 4);
+	buffer_fill(&self->src, 4);
 	ASSERT_EQ(0, transfer(self, self->src.r));
-	EXPECT_EQ(0, samples_not_from(&self->dst, 4));
+	EXPECT_EQ(0, buffer_wrong(&self->dst, SIZE, 4));
 }
 
 /* Nobody writes by an fd that cannot, whatever was attached by one that can */
@@ -429,11 +294,11 @@ TEST_F_TIMEOUT(loopback, input, 300)
 	}
 
 	/* before a bounce buffer gets a copy of it */
-	fill(&self->dst, 5);
+	buffer_fill(&self->dst, 5);
 	ASSERT_EQ(0, start(self, self->src.r));
 	for (i = 0; i < 3; i++) {
 		/* there is something to receive */
-		fill(&self->src, 6 + i);
+		buffer_fill(&self->src, 6 + i);
 		ASSERT_EQ(0, enqueue(b[OUT], self->src.r));
 		for (j = 0; j < 2; j++) {
 			EXPECT_EQ(EACCES, attach(b[IN], fds[j]));
@@ -441,11 +306,11 @@ TEST_F_TIMEOUT(loopback, input, 300)
 			EXPECT_EQ(EACCES, detach(b[IN], fds[j]));
 		}
 		EXPECT_TRUE(busy(self->src.fd));
-		EXPECT_EQ(0, samples_not_from(&self->dst, 5 + i));
+		EXPECT_EQ(0, buffer_wrong(&self->dst, SIZE, 5 + i));
 		/* and the attachment is still there */
 		ASSERT_EQ(0, enqueue(b[IN], i ? self->dst.rw : self->dst.fd));
-		ASSERT_TRUE(idle(self->dst.fd));
-		EXPECT_EQ(0, samples_not_from(&self->dst, 6 + i));
+		ASSERT_TRUE(idle(self->dst.fd, IDLE_MS));
+		EXPECT_EQ(0, buffer_wrong(&self->dst, SIZE, 6 + i));
 	}
 }
 
@@ -473,7 +338,7 @@ TEST_F(loopback, output_that_writes)
 	bool bounces = has_bounce_buffer(self);
 	int i, j;
 
-	fill(&self->src, 7);
+	buffer_fill(&self->src, 7);
 	for (i = 0; i < 2; i++) {
 		for (j = 0; j < 2; j++) {
 			EXPECT_EQ(EACCES, attach(b[CLEAR], fds[j]));
@@ -485,11 +350,11 @@ TEST_F(loopback, output_that_writes)
 	}
 	ASSERT_EQ(0, enable(self, CLEAR));
 	EXPECT_EQ(EACCES, enqueue(b[CLEAR], self->src.r));
-	EXPECT_EQ(0, samples_not_from(&self->src, 7));
+	EXPECT_EQ(0, buffer_wrong(&self->src, SIZE, 7));
 
 	/* This is why. From a bounce buffer nothing is copied back. */
 	ASSERT_EQ(0, enqueue(b[CLEAR], self->src.rw));
-	ASSERT_TRUE(idle(self->src.fd));
+	ASSERT_TRUE(idle(self->src.fd, IDLE_MS));
 	if (bounces)
 		return;
 	EXPECT_EQ(0, self->src.map[0]);
@@ -504,25 +369,25 @@ TEST_F_TIMEOUT(loopback, cyclic, 300)
 	EXPECT_EQ(EINVAL, enqueue_some(b[IN], self->dst.r, SIZE, CYCLIC));
 	ASSERT_EQ(0, start(self, self->src.r));
 	EXPECT_EQ(EACCES, enqueue_some(b[OUT], self->src.w, SIZE, CYCLIC));
-	fill(&self->src, 8);
+	buffer_fill(&self->src, 8);
 	ASSERT_EQ(0, enqueue_some(b[OUT], self->src.r, SIZE, CYCLIC));
 	for (i = 0; i < 3; i++) {
 		clear(&self->dst);
 		ASSERT_EQ(0, enqueue(b[IN], self->dst.fd));
-		ASSERT_TRUE(idle(self->dst.fd));
-		EXPECT_EQ(0, samples_not_from(&self->dst, 8));
+		ASSERT_TRUE(idle(self->dst.fd, IDLE_MS));
+		EXPECT_EQ(0, buffer_wrong(&self->dst, SIZE, 8));
 		EXPECT_TRUE(busy(self->src.r));
 		EXPECT_EQ(EACCES, enqueue(b[OUT], self->src.w));
 		EXPECT_EQ(EACCES, detach(b[OUT], self->src.w));
 	}
-	EXPECT_EQ(0, samples_not_from(&self->src, 8));
+	EXPECT_EQ(0, buffer_wrong(&self->src, SIZE, 8));
 
 	/* Detached while it goes on, which it does until the buffer is off */
 	EXPECT_EQ(0, detach(b[OUT], self->src.r));
 	EXPECT_TRUE(busy(self->src.r));
 	disable(self);
-	EXPECT_TRUE(idle(self->src.r));
-	EXPECT_EQ(0, samples_not_from(&self->src, 8));
+	EXPECT_TRUE(idle(self->src.r, IDLE_MS));
+	EXPECT_EQ(0, buffer_wrong(&self->src, SIZE, 8));
 }
 
 /* What is wrong with a request is what it would be for another fd */
@@ -564,19 +429,19 @@ TEST_F(loopback, enqueued)
 	EXPECT_TRUE(busy(self->src.fd));
 	EXPECT_EQ(EACCES, enqueue(self->buffer[OUT], self->src.w));
 	ASSERT_EQ(0, enqueue(self->buffer[IN], self->dst.fd));
-	EXPECT_TRUE(idle(self->src.fd));
+	EXPECT_TRUE(idle(self->src.fd, IDLE_MS));
 }
 
 /* No call leaves a reference behind */
 TEST_F_TIMEOUT(loopback, references, 300)
 {
-	int src = users(&self->src), dst = users(&self->dst), held, i;
+	int src = users(self->src.fd), dst = users(self->dst.fd), held, i;
 	int *b = self->buffer;
 
 	ASSERT_LT(0, src);
 	ASSERT_LT(0, dst);
 	ASSERT_EQ(0, start(self, self->src.r));
-	held = users(&self->src);
+	held = users(self->src.fd);
 	EXPECT_LT(src, held);
 	for (i = 0; i < 10; i++) {
 		EXPECT_EQ(EBUSY, attach(b[OUT], self->src.r));
@@ -587,18 +452,18 @@ TEST_F_TIMEOUT(loopback, references, 300)
 		EXPECT_EQ(EACCES, detach(b[IN], self->dst.r));
 		EXPECT_EQ(EINVAL, enqueue_some(b[OUT], self->src.r, 0, 0));
 		ASSERT_EQ(0, transfer(self, self->src.r));
-		EXPECT_EQ(held, users_in_the_end(&self->src, held));
+		EXPECT_EQ(held, users_become(self->src.fd, held, USERS_MS));
 	}
 
 	/* Detached, and by the end of the buffers */
 	ASSERT_EQ(0, detach(b[OUT], self->src.r));
-	EXPECT_EQ(src, users_in_the_end(&self->src, src));
+	EXPECT_EQ(src, users_become(self->src.fd, src, USERS_MS));
 	ASSERT_EQ(0, attach(b[OUT], self->src.r));
-	EXPECT_EQ(held, users(&self->src));
+	EXPECT_EQ(held, users(self->src.fd));
 	disable(self);
 	close_buffers(self);
-	EXPECT_EQ(src, users_in_the_end(&self->src, src));
-	EXPECT_EQ(dst, users_in_the_end(&self->dst, dst));
+	EXPECT_EQ(src, users_become(self->src.fd, src, USERS_MS));
+	EXPECT_EQ(dst, users_become(self->dst.fd, dst, USERS_MS));
 	ASSERT_TRUE(open_buffers(self));
 }
 

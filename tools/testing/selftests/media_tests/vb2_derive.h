@@ -6,19 +6,7 @@
 #ifndef SELFTESTS_MEDIA_VB2_DERIVE_H
 #define SELFTESTS_MEDIA_VB2_DERIVE_H
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-
-#include <linux/dma-buf.h>
-#include <linux/dma-heap.h>
-#include <linux/videodev2.h>
+#include "../dma-buf/derive/buffer.h"
 
 #define OUT	V4L2_BUF_TYPE_VIDEO_OUTPUT
 #define CAP	V4L2_BUF_TYPE_VIDEO_CAPTURE
@@ -29,26 +17,6 @@
 static inline int call(int fd, unsigned long cmd, void *arg)
 {
 	return ioctl(fd, cmd, arg) ? errno : 0;
-}
-
-static inline int derive(int fd, unsigned int mode)
-{
-	struct dma_buf_derive arg = { .flags = mode | O_CLOEXEC };
-
-	return ioctl(fd, DMA_BUF_IOCTL_DERIVE, &arg) ? -1 : arg.fd;
-}
-
-static inline int heap_alloc(size_t size, int mode)
-{
-	struct dma_heap_allocation_data data = {
-		.len = size, .fd_flags = mode | O_CLOEXEC,
-	};
-	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
-	int ret = ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data);
-
-	if (heap >= 0)
-		close(heap);
-	return ret ? -1 : (int)data.fd;
 }
 
 static inline int set_format(int node, unsigned int type, uint32_t pixelformat)

@@ -100,7 +100,7 @@ static int consumer(int sock)
 {
 	struct v4l2_control flip = { .id = V4L2_CID_HFLIP, .value = 1 };
 	int mirror = open_node("vim2m", V4L2_CAP_VIDEO_M2M, FORMAT, FORMAT);
-	int buf = receive_fd(sock), own = heap_alloc(SIZE, O_RDWR), ret, wrong, status = 0;
+	int buf = receive_fd(sock), own = heap_alloc("system", SIZE, O_RDWR | O_CLOEXEC), ret, wrong, status = 0;
 	const uint16_t *frame, *out;
 
 	frame = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, buf, 0);
@@ -142,8 +142,8 @@ int main(void)
 	pid_t pid;
 
 	ksft_print_header();
-	buf = heap_alloc(SIZE, O_RDWR);
-	r = derive(buf, O_RDONLY);
+	buf = heap_alloc("system", SIZE, O_RDWR | O_CLOEXEC);
+	r = derive(buf, O_RDONLY | O_CLOEXEC);
 	frame = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, buf, 0);
 	if (r < 0 || frame == MAP_FAILED || socketpair(AF_UNIX, SOCK_STREAM, 0, sock))
 		ksft_exit_fail_msg("producer: no buffer, or none for reading: %s\n",

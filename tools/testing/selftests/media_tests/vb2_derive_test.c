@@ -7,71 +7,6 @@
 #include "../kselftest_harness.h"
 #include "vb2_derive.h"
 
-/* A buffer of the system heap, with fds of less access (-1 on kernels without), and a mapping */
-struct buffer {
-	int fd, r, w, rw;
-	uint32_t *map;
-};
-
-static bool buffer_alloc(struct buffer *b)
-{
-	b->fd = heap_alloc(SIZE, O_RDWR);
-	b->r = derive(b->fd, O_RDONLY);
-	b->w = derive(b->fd, O_WRONLY);
-	b->rw = derive(b->fd, O_RDWR);
-	b->map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, b->fd, 0);
-	return b->fd >= 0 && b->map != MAP_FAILED;
-}
-
-static void buffer_free(struct buffer *b)
-{
-	munmap(b->map, SIZE);
-	close(b->rw);
-	close(b->w);
-	close(b->r);
-	close(b->fd);
-}
-
-/* Of a picture that neither has a line twice nor looks the same elsewhere */
-static uint32_t pixels(uint32_t i, uint32_t seed)
-{
-	return (i + seed) * 2654435761u;
-}
-
-static void fill(uint32_t *word, uint32_t seed)
-{
-	size_t i;
-
-	for (i = 0; i < SIZE / 4; i++)
-		word[i] = pixels(i, seed);
-}
-
-static int words_not_from(const uint32_t *word, uint32_t seed)
-{
-	int wrong = 0;
-	size_t i;
-
-	for (i = 0; i < SIZE / 4; i++)
-		wrong += word[i] != pixels(i, seed);
-	return wrong;
-}
-
-/* How many users the buffer has, according to its fdinfo */
-static int users(int fd)
-{
-	char path[64], line[128];
-	int count = -1;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	f = fopen(path, "r");
-	while (f && fgets(line, sizeof(line), f))
-		sscanf(line, "count: %d", &count);
-	if (f)
-		fclose(f);
-	return count;
-}
-
 FIXTURE(queue) {
 	int node;
 	struct buffer src, dst;
@@ -126,8 +61,8 @@ FIXTURE_SETUP(queue)
 	self->node = open_variant(variant);
 	if (self->node < 0)
 		SKIP(return, "no %s", variant->driver);
-	ASSERT_TRUE(buffer_alloc(&self->src));
-	ASSERT_TRUE(buffer_alloc(&self->dst));
+	ASSERT_TRUE(buffer_alloc(&self->src, SIZE, O_RDWR));
+	ASSERT_TRUE(buffer_alloc(&self->dst, SIZE, O_RDWR));
 	ASSERT_EQ(0, start(self, variant));
 }
 
@@ -164,7 +99,7 @@ TEST_F(queue, frame)
 {
 	static uint32_t want[SIZE / 4];
 
-	fill(self->src.map, 1);
+	buffer_fill(&self->src, 1);
 	ASSERT_EQ(0, process(self, variant, self->src.fd));
 	memcpy(want, self->dst.map, SIZE);
 	if (variant->mem2mem)
@@ -173,7 +108,7 @@ TEST_F(queue, frame)
 	memset(self->dst.map, 0, SIZE);
 	ASSERT_EQ(0, process(self, variant, self->src.r));
 	EXPECT_EQ(0, memcmp(want, self->dst.map, SIZE));
-	EXPECT_EQ(0, words_not_from(self->src.map, 1));
+	EXPECT_EQ(0, buffer_wrong(&self->src, SIZE, 1));
 }
 
 /* A file that its exporter made O_RDONLY has all access, as ever: it was not derived */
@@ -182,21 +117,17 @@ TEST_F(queue, exported_read_only)
 	static uint32_t want[SIZE / 4];
 	struct buffer own = self->dst;
 
-	fill(self->src.map, 6);
+	buffer_fill(&self->src, 6);
 	ASSERT_EQ(0, process(self, variant, self->src.fd));
 	memcpy(want, self->dst.map, SIZE);
 
-	self->dst.fd = heap_alloc(SIZE, O_RDONLY);
-	ASSERT_LE(0, self->dst.fd);
-	self->dst.map = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, self->dst.fd, 0);
-	ASSERT_NE(MAP_FAILED, self->dst.map);
+	ASSERT_TRUE(buffer_alloc(&self->dst, SIZE, O_RDONLY));
 	if (variant->mem2mem) {
 		ASSERT_EQ(0, process(self, variant, self->src.fd));
 		EXPECT_EQ(0, memcmp(want, self->dst.map, SIZE));
 	}
 	EXPECT_EQ(0, queue(self->node, OUT, 0, self->dst.fd));
-	munmap(self->dst.map, SIZE);
-	close(self->dst.fd);
+	buffer_free(&self->dst);
 	self->dst = own;
 }
 
@@ -205,14 +136,14 @@ TEST_F(queue, alternating_fds)
 {
 	int i;
 
-	fill(self->src.map, 2);
+	buffer_fill(&self->src, 2);
 	for (i = 0; i < 3; i++) {
 		ASSERT_EQ(0, process(self, variant, self->src.r));
 		EXPECT_EQ(EACCES, process(self, variant, self->src.w));
 		ASSERT_EQ(0, process(self, variant, self->src.rw));
 		EXPECT_EQ(EACCES, process(self, variant, self->src.w));
 	}
-	EXPECT_EQ(0, words_not_from(self->src.map, 2));
+	EXPECT_EQ(0, buffer_wrong(&self->src, SIZE, 2));
 }
 
 TEST_F(queue, capture)
@@ -221,15 +152,15 @@ TEST_F(queue, capture)
 
 	if (!variant->mem2mem)
 		SKIP(return, "no capture queue");
-	fill(self->dst.map, 3);
+	buffer_fill(&self->dst, 3);
 	for (i = 0; i < 3; i++) {
 		EXPECT_EQ(EACCES, queue(node, CAP, 0, self->dst.r));
 		EXPECT_EQ(EACCES, queue(node, CAP, 0, self->dst.w));
 		EXPECT_EQ(EACCES, queue_by(VIDIOC_PREPARE_BUF, node, CAP, 0, self->dst.r));
-		EXPECT_EQ(0, words_not_from(self->dst.map, 3));
+		EXPECT_EQ(0, buffer_wrong(&self->dst, SIZE, 3));
 		/* with what the queue holds of the buffer, too */
 		ASSERT_EQ(0, process(self, variant, self->src.fd));
-		fill(self->dst.map, 3);
+		buffer_fill(&self->dst, 3);
 	}
 	EXPECT_EQ(EACCES, queue(node, CAP, 0, self->dst.r));
 	EXPECT_EQ(0, queue(node, CAP, 0, self->dst.rw));
@@ -319,7 +250,7 @@ TEST_F(queue, bytesused)
 	int small;
 
 	ASSERT_EQ(0, call(self->node, VIDIOC_G_FMT, &format));
-	small = heap_alloc(format.fmt.pix.sizeimage, O_RDWR);
+	small = heap_alloc("system", format.fmt.pix.sizeimage, O_RDWR | O_CLOEXEC);
 	ASSERT_LE(0, small);
 	ASSERT_EQ(0, process(self, variant, self->src.fd));
 	buf.m.fd = small;

@@ -35,7 +35,6 @@ without=()
 nobuild=
 cpus=
 icount=
-memory=
 scale=${VMTEST_SCALE:-1}
 jobs=$(nproc)
 

@@ -6,33 +6,20 @@
  * into a dma-buf: binding one for that gets as far as the queue.
  */
 #include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <net/if.h>
-#include <poll.h>
 #include <sched.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 #include <netinet/in.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 
-#include <linux/dma-buf.h>
-#include <linux/dma-heap.h>
 #include <linux/errqueue.h>
 #include <linux/genetlink.h>
 #include <linux/io_uring.h>
 #include <linux/netdev.h>
 #include <linux/netlink.h>
 
+#include "../../../dma-buf/derive/buffer.h"
 #include "kselftest_harness.h"
 
 #ifndef SO_ZEROCOPY
@@ -140,79 +127,6 @@ static int nl_family(int nl)
 	return id ? *id : -1;
 }
 
-static int derive(int fd, unsigned int mode)
-{
-	struct dma_buf_derive arg = { .flags = mode | O_CLOEXEC };
-
-	return ioctl(fd, DMA_BUF_IOCTL_DERIVE, &arg) ? -1 : arg.fd;
-}
-
-static int heap_alloc(int mode)
-{
-	struct dma_heap_allocation_data data = {
-		.len = SIZE, .fd_flags = mode | O_CLOEXEC,
-	};
-	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
-	int ret = ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data);
-
-	close(heap);
-	return ret ? -1 : (int)data.fd;
-}
-
-static uint32_t word(int seed, uint32_t i)
-{
-	return (i + 1) * 2654435761u ^ seed * 40503u;
-}
-
-/* With the CPU, as the owner of the buffer */
-static void fill(int fd, uint32_t *map, int seed)
-{
-	struct dma_buf_sync sync = { DMA_BUF_SYNC_WRITE | DMA_BUF_SYNC_START };
-	uint32_t i;
-
-	ioctl(fd, DMA_BUF_IOCTL_SYNC, &sync);
-	for (i = 0; i < SIZE / 4; i++)
-		map[i] = word(seed, i);
-	sync.flags = DMA_BUF_SYNC_WRITE | DMA_BUF_SYNC_END;
-	ioctl(fd, DMA_BUF_IOCTL_SYNC, &sync);
-}
-
-static int words_not_from(const uint32_t *map, int seed)
-{
-	uint32_t i;
-	int wrong = 0;
-
-	for (i = 0; i < SIZE / 4; i++)
-		wrong += map[i] != word(seed, i);
-	return wrong;
-}
-
-/* How many users the buffer has, according to its fdinfo */
-static int users(int fd)
-{
-	char path[64], line[128];
-	int count = -1;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	f = fopen(path, "r");
-	while (f && fgets(line, sizeof(line), f))
-		sscanf(line, "count: %d", &count);
-	if (f)
-		fclose(f);
-	return count;
-}
-
-/* A binding goes after an RCU grace period, by a work */
-static int users_become(int fd, int count)
-{
-	int ms;
-
-	for (ms = 0; ms < WAIT_MS && users(fd) != count; ms += 10)
-		usleep(10000);
-	return users(fd);
-}
-
 static int write_file(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -295,8 +209,7 @@ static void side_close(struct side *side)
 }
 
 FIXTURE(devmem) {
-	int fd, r, w, rw;
-	uint32_t *map;
+	struct buffer buf;
 	struct side from, to;
 	int tx, rx, nl, family;
 	int users;
@@ -334,18 +247,11 @@ static int tcp_connect(FIXTURE_DATA(devmem) *self)
 /* Returns what failed, or NULL */
 static const char *set_up(FIXTURE_DATA(devmem) *self)
 {
-	self->fd = heap_alloc(O_RDWR);
-	if (self->fd < 0)
+	if (!buffer_alloc(&self->buf, SIZE, O_RDWR))
 		return "the heap";
-	self->users = users(self->fd);
-	self->map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
-	if (self->map == MAP_FAILED)
-		return "mmap()";
-	self->r = derive(self->fd, O_RDONLY);
-	self->w = derive(self->fd, O_WRONLY);
-	self->rw = derive(self->fd, O_RDWR);
-	if (self->r < 0 || self->w < 0 || self->rw < 0)
+	if (!buffer_derived(&self->buf))
 		return "deriving";
+	self->users = users(self->buf.fd);
 
 	if (side_open(&self->from, 2 * getpid(), "192.0.2.1") ||
 	    side_open(&self->to, 2 * getpid() + 1, "192.0.2.2"))
@@ -367,18 +273,14 @@ static bool clean_up(FIXTURE_DATA(devmem) *self)
 	close(self->tx);
 	close(self->rx);
 	close(self->nl);
-	if (self->map != MAP_FAILED)
-		munmap(self->map, SIZE);
-	close(self->r);
-	close(self->w);
-	close(self->rw);
-	released = self->fd < 0 || users_become(self->fd, self->users) == self->users;
+	released = self->buf.fd < 0 ||
+		   users_become(self->buf.fd, self->users, WAIT_MS) == self->users;
 	/* what is left of a binding may need its device */
 	if (released) {
 		side_close(&self->from);
 		side_close(&self->to);
 	}
-	close(self->fd);
+	buffer_free(&self->buf);
 	return released;
 }
 
@@ -387,7 +289,7 @@ FIXTURE_SETUP(devmem)
 	const char *failed;
 
 	*self = (FIXTURE_DATA(devmem)) {
-		.fd = -1, .r = -1, .w = -1, .rw = -1, .map = MAP_FAILED,
+		.buf = { .fd = -1, .r = -1, .w = -1, .rw = -1, .map = MAP_FAILED },
 		.from.net = -1, .to.net = -1, .tx = -1, .rx = -1, .nl = -1,
 	};
 	if (access(BUS, F_OK))
@@ -533,44 +435,44 @@ static int sends(FIXTURE_DATA(devmem) *self, uint32_t id, int seed)
 
 	memset(data, 0, SIZE);
 	ret = transfer(self, id, 0, data, SIZE);
-	return ret ?: words_not_from(data, seed) ? EILSEQ : 0;
+	return ret ?: wrong_bytes(data, SIZE, seed) ? EILSEQ : 0;
 }
 
 TEST_F(devmem, bind_tx)
 {
 	uint32_t id;
 
-	EXPECT_EQ(0, bind_tx(self, self->fd, &id));
-	EXPECT_EQ(0, bind_tx(self, self->r, &id));
-	EXPECT_EQ(0, bind_tx(self, self->rw, &id));
-	EXPECT_EQ(EACCES, bind_tx(self, self->w, &id));
+	EXPECT_EQ(0, bind_tx(self, self->buf.fd, &id));
+	EXPECT_EQ(0, bind_tx(self, self->buf.r, &id));
+	EXPECT_EQ(0, bind_tx(self, self->buf.rw, &id));
+	EXPECT_EQ(EACCES, bind_tx(self, self->buf.w, &id));
 	EXPECT_NE(NULL, strstr(self->why, "access"));
 }
 
 /* Where a file with full access gets as far as the queue, others are refused */
 TEST_F(devmem, bind_rx)
 {
-	int before = users(self->fd), i;
+	int before = users(self->buf.fd), i;
 
 	ASSERT_LT(0, before);
 	for (i = 0; i < 3; i++) {
-		EXPECT_EQ(EACCES, bind_rx(self, self->r));
+		EXPECT_EQ(EACCES, bind_rx(self, self->buf.r));
 		EXPECT_NE(NULL, strstr(self->why, "access"));
-		EXPECT_EQ(EACCES, bind_rx(self, self->w));
+		EXPECT_EQ(EACCES, bind_rx(self, self->buf.w));
 		EXPECT_NE(NULL, strstr(self->why, "access"));
-		EXPECT_EQ(before, users(self->fd));
-		EXPECT_EQ(EINVAL, bind_rx(self, self->fd));
+		EXPECT_EQ(before, users(self->buf.fd));
+		EXPECT_EQ(EINVAL, bind_rx(self, self->buf.fd));
 		EXPECT_STREQ("tcp-data-split is disabled", self->why);
-		EXPECT_EQ(EINVAL, bind_rx(self, self->rw));
+		EXPECT_EQ(EINVAL, bind_rx(self, self->buf.rw));
 		EXPECT_STREQ("tcp-data-split is disabled", self->why);
-		EXPECT_EQ(before, users_become(self->fd, before));
+		EXPECT_EQ(before, users_become(self->buf.fd, before, WAIT_MS));
 	}
 }
 
 /* A file that its exporter made O_RDONLY has all access, as ever: it was not derived */
 TEST_F(devmem, exported_read_only)
 {
-	int fd = heap_alloc(O_RDONLY), before = users(fd);
+	int fd = heap_alloc("system", SIZE, O_RDONLY | O_CLOEXEC), before = users(fd);
 	uint32_t id;
 
 	ASSERT_LE(0, fd);
@@ -578,7 +480,7 @@ TEST_F(devmem, exported_read_only)
 	EXPECT_EQ(EINVAL, bind_rx(self, fd));
 	EXPECT_STREQ("tcp-data-split is disabled", self->why);
 	unbind(self);
-	EXPECT_EQ(before, users_become(fd, before));
+	EXPECT_EQ(before, users_become(fd, before, WAIT_MS));
 	close(fd);
 }
 
@@ -605,10 +507,10 @@ TEST_F_TIMEOUT(devmem, contents, 120)
 	uint32_t id, full;
 	int seed;
 
-	ASSERT_EQ(0, bind_tx(self, self->fd, &full));
-	ASSERT_EQ(0, bind_tx(self, self->r, &id));
+	ASSERT_EQ(0, bind_tx(self, self->buf.fd, &full));
+	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
 	for (seed = 1; seed < 4; seed++) {
-		fill(self->fd, self->map, seed);
+		buffer_fill(&self->buf, seed);
 		EXPECT_EQ(0, sends(self, id, seed));
 		EXPECT_EQ(0, sends(self, full, seed));
 	}
@@ -626,12 +528,12 @@ TEST_F(devmem, offsets)
 	uint32_t id;
 	size_t i;
 
-	fill(self->fd, self->map, 4);
-	ASSERT_EQ(0, bind_tx(self, self->r, &id));
+	buffer_fill(&self->buf, 4);
+	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
 	for (i = 0; i < ARRAY_SIZE(parts); i++) {
 		memset(got, 0, sizeof(got));
 		ASSERT_EQ(0, transfer(self, id, parts[i].offset, got, parts[i].len));
-		EXPECT_EQ(0, memcmp(got, (char *)self->map + parts[i].offset,
+		EXPECT_EQ(0, memcmp(got, (char *)self->buf.map + parts[i].offset,
 				    parts[i].len)) {
 			TH_LOG("at %zu", parts[i].offset);
 		}
@@ -651,8 +553,8 @@ TEST_F_TIMEOUT(devmem, mtu_probe, 120)
 	close(self->rx);
 	ASSERT_EQ(0, setns(self->to.net, CLONE_NEWNET));
 	ASSERT_EQ(0, tcp_connect(self));
-	fill(self->fd, self->map, 10);
-	ASSERT_EQ(0, bind_tx(self, self->r, &id));
+	buffer_fill(&self->buf, 10);
+	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
 	for (i = 0; i < 4; i++)
 		EXPECT_EQ(0, sends(self, id, 10));
 }
@@ -663,37 +565,37 @@ TEST_F_TIMEOUT(devmem, alternating_fds, 120)
 	uint32_t id;
 	int i;
 
-	fill(self->fd, self->map, 5);
+	buffer_fill(&self->buf, 5);
 	for (i = 0; i < 3; i++) {
-		ASSERT_EQ(0, bind_tx(self, self->r, &id));
+		ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
 		EXPECT_EQ(0, sends(self, id, 5));
-		EXPECT_EQ(EACCES, bind_tx(self, self->w, &id));
-		EXPECT_EQ(EACCES, bind_rx(self, self->r));
-		ASSERT_EQ(0, bind_tx(self, self->rw, &id));
+		EXPECT_EQ(EACCES, bind_tx(self, self->buf.w, &id));
+		EXPECT_EQ(EACCES, bind_rx(self, self->buf.r));
+		ASSERT_EQ(0, bind_tx(self, self->buf.rw, &id));
 		EXPECT_EQ(0, sends(self, id, 5));
-		EXPECT_EQ(EACCES, bind_tx(self, self->w, &id));
+		EXPECT_EQ(EACCES, bind_tx(self, self->buf.w, &id));
 	}
 }
 
 /* A binding is one reference, until its socket is closed; a refused fd is none */
 TEST_F_TIMEOUT(devmem, references, 120)
 {
-	int before = users(self->fd), i;
+	int before = users(self->buf.fd), i;
 	uint32_t id;
 
 	ASSERT_LT(0, before);
-	fill(self->fd, self->map, 6);
+	buffer_fill(&self->buf, 6);
 	for (i = 0; i < 5; i++) {
-		EXPECT_EQ(EACCES, bind_tx(self, self->w, &id));
-		EXPECT_EQ(EACCES, bind_rx(self, self->r));
-		EXPECT_EQ(before, users(self->fd));
-		ASSERT_EQ(0, bind_tx(self, self->r, &id));
-		EXPECT_EQ(before + 1, users(self->fd));
+		EXPECT_EQ(EACCES, bind_tx(self, self->buf.w, &id));
+		EXPECT_EQ(EACCES, bind_rx(self, self->buf.r));
+		EXPECT_EQ(before, users(self->buf.fd));
+		ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
+		EXPECT_EQ(before + 1, users(self->buf.fd));
 		EXPECT_EQ(0, sends(self, id, 6));
-		ASSERT_EQ(0, bind_tx(self, self->r, &id));
-		EXPECT_EQ(before + 2, users(self->fd));
+		ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
+		EXPECT_EQ(before + 2, users(self->buf.fd));
 		unbind(self);
-		EXPECT_EQ(before, users_become(self->fd, before));
+		EXPECT_EQ(before, users_become(self->buf.fd, before, WAIT_MS));
 		EXPECT_EQ(-1, send_from(self->tx, id, 0, 1));
 		EXPECT_EQ(EINVAL, errno);
 	}
@@ -702,15 +604,15 @@ TEST_F_TIMEOUT(devmem, references, 120)
 /* What is being sent when the binding goes keeps the buffer until it has arrived */
 TEST_F_TIMEOUT(devmem, unbind_while_sending, 120)
 {
-	int before = users(self->fd);
+	int before = users(self->buf.fd);
 	static uint32_t got[SIZE / 4];
 	struct pollfd pfd = { .fd = self->tx, .events = POLLOUT };
 	ssize_t n, sent = 0;
 	uint32_t id;
 
 	ASSERT_LT(0, before);
-	fill(self->fd, self->map, 7);
-	ASSERT_EQ(0, bind_tx(self, self->r, &id));
+	buffer_fill(&self->buf, 7);
+	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
 	/* until the receiver has no room, and the sender none either */
 	while (poll(&pfd, 1, 500) > 0) {
 		ASSERT_EQ(0, completions(self->tx));
@@ -720,31 +622,32 @@ TEST_F_TIMEOUT(devmem, unbind_while_sending, 120)
 	}
 	ASSERT_LT(0, sent);
 	unbind(self);
-	close(self->r);
-	self->r = -1;
+	close(self->buf.r);
+	self->buf.r = -1;
+	self->users--;
 	usleep(200000);
-	EXPECT_EQ(before, users(self->fd));
+	EXPECT_EQ(before, users(self->buf.fd));
 
 	ASSERT_EQ(0, transfer(self, 0, 0, got, sent));
-	EXPECT_EQ(0, memcmp(got, self->map, sent));
-	EXPECT_EQ(before - 1, users_become(self->fd, before - 1));
+	EXPECT_EQ(0, memcmp(got, self->buf.map, sent));
+	EXPECT_EQ(before - 1, users_become(self->buf.fd, before - 1, WAIT_MS));
 }
 
 /* The device can go before what is bound to it, and does not wait for that */
 TEST_F(devmem, device_goes)
 {
-	int before = users(self->fd);
+	int before = users(self->buf.fd);
 	uint32_t id;
 
 	ASSERT_LT(0, before);
-	fill(self->fd, self->map, 9);
-	ASSERT_EQ(0, bind_tx(self, self->r, &id));
+	buffer_fill(&self->buf, 9);
+	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
 	EXPECT_EQ(0, sends(self, id, 9));
 	ASSERT_EQ(0, side_delete(&self->from));
 	EXPECT_EQ(-1, send_from(self->tx, id, 0, 1));
-	EXPECT_EQ(before + 1, users(self->fd));
+	EXPECT_EQ(before + 1, users(self->buf.fd));
 	unbind(self);
-	EXPECT_EQ(before, users_become(self->fd, before));
+	EXPECT_EQ(before, users_become(self->buf.fd, before, WAIT_MS));
 }
 
 static int ring_open(void)
@@ -780,20 +683,20 @@ static int register_zcrx(FIXTURE_DATA(devmem) *self, int ring, int fd)
 /* As with bind_rx: the file with full access gets as far as the queue */
 TEST_F(devmem, zcrx)
 {
-	int before = users(self->fd), ring, i;
+	int before = users(self->buf.fd), ring, i;
 
 	ASSERT_LT(0, before);
 	ring = ring_open();
 	if (ring < 0)
 		SKIP(return, "no io_uring");
 	for (i = 0; i < 3; i++) {
-		EXPECT_EQ(EACCES, register_zcrx(self, ring, self->r));
-		EXPECT_EQ(EACCES, register_zcrx(self, ring, self->w));
-		EXPECT_EQ(before, users(self->fd));
+		EXPECT_EQ(EACCES, register_zcrx(self, ring, self->buf.r));
+		EXPECT_EQ(EACCES, register_zcrx(self, ring, self->buf.w));
+		EXPECT_EQ(before, users(self->buf.fd));
 		/* there is no tcp-data-split */
-		EXPECT_EQ(EINVAL, register_zcrx(self, ring, self->fd));
-		EXPECT_EQ(EINVAL, register_zcrx(self, ring, self->rw));
-		EXPECT_EQ(before, users_become(self->fd, before));
+		EXPECT_EQ(EINVAL, register_zcrx(self, ring, self->buf.fd));
+		EXPECT_EQ(EINVAL, register_zcrx(self, ring, self->buf.rw));
+		EXPECT_EQ(before, users_become(self->buf.fd, before, WAIT_MS));
 	}
 	close(ring);
 }
@@ -804,7 +707,7 @@ TEST_F(devmem, unprivileged)
 	pid_t pid;
 	int status;
 
-	fill(self->fd, self->map, 8);
+	buffer_fill(&self->buf, 8);
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
@@ -813,11 +716,11 @@ TEST_F(devmem, unprivileged)
 		if (setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534))
 			_exit(1);
 		unbind(self);
-		if (bind_rx(self, self->fd) != EPERM)
+		if (bind_rx(self, self->buf.fd) != EPERM)
 			_exit(2);
-		if (bind_tx(self, self->w, &id) != EACCES)
+		if (bind_tx(self, self->buf.w, &id) != EACCES)
 			_exit(3);
-		if (bind_tx(self, self->r, &id))
+		if (bind_tx(self, self->buf.r, &id))
 			_exit(4);
 		_exit(sends(self, id, 8) ? 5 : 0);
 	}

@@ -4,13 +4,9 @@
  * those that receive refuse them, with EACCES, whatever fd of the buffer was
  * attached before. What is sent arrives at the host, and the other way round.
  */
-#include <poll.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 
-#include <linux/dma-buf.h>
-#include <linux/dma-heap.h>
-
+#include "../../../dma-buf/derive/buffer.h"
 #include "../../../kselftest_harness.h"
 #include "gadget.h"
 
@@ -19,122 +15,6 @@
 #define LONG	5000	/* ms that nothing takes */
 #define SHORT	300	/* ms that something is waited for that does not come */
 #define TIMEOUT	120	/* s of a test: the host alone may take 20 to see the device */
-
-/* A buffer of the system heap, with fds of less access, and a mapping */
-struct buffer {
-	int fd, r, w, rw;
-	uint32_t *map;
-};
-
-static int derive(int fd, unsigned int mode)
-{
-	struct dma_buf_derive arg = { .flags = mode | O_CLOEXEC };
-
-	return ioctl(fd, DMA_BUF_IOCTL_DERIVE, &arg) ? -1 : arg.fd;
-}
-
-static int heap_alloc(int mode)
-{
-	struct dma_heap_allocation_data data = {
-		.len = SIZE, .fd_flags = mode | O_CLOEXEC,
-	};
-	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
-	int ret = ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data);
-
-	if (heap >= 0)
-		close(heap);
-	return ret ? -1 : (int)data.fd;
-}
-
-static bool buffer_alloc(struct buffer *b)
-{
-	b->fd = heap_alloc(O_RDWR);
-	b->r = derive(b->fd, O_RDONLY);
-	b->w = derive(b->fd, O_WRONLY);
-	b->rw = derive(b->fd, O_RDWR);
-	b->map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, b->fd, 0);
-	return b->r >= 0 && b->w >= 0 && b->rw >= 0 && b->map != MAP_FAILED;
-}
-
-static void buffer_free(struct buffer *b)
-{
-	munmap(b->map, SIZE);
-	close(b->rw);
-	close(b->w);
-	close(b->r);
-	close(b->fd);
-}
-
-static void cpu_access(struct buffer *b, uint64_t flags)
-{
-	struct dma_buf_sync sync = { .flags = flags };
-
-	ioctl(b->fd, DMA_BUF_IOCTL_SYNC, &sync);
-}
-
-static void fill(uint32_t *word, uint32_t seed)
-{
-	size_t i;
-
-	for (i = 0; i < SIZE / 4; i++)
-		word[i] = (i + seed) * 2654435761u;
-}
-
-/* How many bytes are not as fill() makes them */
-static size_t wrong(const void *data, size_t len, uint32_t seed)
-{
-	static uint32_t want[SIZE / 4];
-	const uint8_t *a = data, *b = (void *)want;
-	size_t i, sum = 0;
-
-	fill(want, seed);
-	for (i = 0; i < len; i++)
-		sum += a[i] != b[i];
-	return sum;
-}
-
-static void buffer_fill(struct buffer *b, uint32_t seed)
-{
-	cpu_access(b, DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW);
-	fill(b->map, seed);
-	cpu_access(b, DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW);
-}
-
-static size_t buffer_wrong(struct buffer *b, size_t len, uint32_t seed)
-{
-	size_t sum;
-
-	cpu_access(b, DMA_BUF_SYNC_START | DMA_BUF_SYNC_READ);
-	sum = wrong(b->map, len, seed);
-	cpu_access(b, DMA_BUF_SYNC_END | DMA_BUF_SYNC_READ);
-	return sum;
-}
-
-/* How many users the buffer has, according to its fdinfo */
-static int users(int fd)
-{
-	char path[64], line[128];
-	int count = -1;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	f = fopen(path, "r");
-	while (f && fgets(line, sizeof(line), f))
-		sscanf(line, "count: %d", &count);
-	if (f)
-		fclose(f);
-	return count;
-}
-
-/* They become those once the last transfer was cleaned up, by a worker */
-static int users_become(int fd, int want)
-{
-	int i;
-
-	for (i = 0; i < 500 && users(fd) != want; i++)
-		usleep(10000);
-	return users(fd);
-}
 
 static int attach(int ep, int fd)
 {
@@ -151,22 +31,6 @@ static int transfer(int ep, int fd, uint64_t len)
 	struct usb_ffs_dmabuf_transfer_req req = { .fd = fd, .length = len };
 
 	return ioctl(ep, FUNCTIONFS_DMABUF_TRANSFER, &req) ? errno : 0;
-}
-
-/* All fences of the buffer have signaled */
-static int idle(struct buffer *b)
-{
-	struct pollfd p = { .fd = b->fd, .events = POLLOUT };
-
-	return poll(&p, 1, LONG) == 1 && p.revents == POLLOUT ? 0 : ETIMEDOUT;
-}
-
-/* One of them has not */
-static bool busy(struct buffer *b)
-{
-	struct pollfd p = { .fd = b->fd, .events = POLLOUT };
-
-	return poll(&p, 1, 0) == 0;
 }
 
 FIXTURE(ffs) {
@@ -187,7 +51,7 @@ FIXTURE_SETUP(ffs)
 	}
 	ASSERT_EQ(0, ret)
 		gadget_stop(&self->g);
-	ASSERT_TRUE(buffer_alloc(&self->buf))
+	ASSERT_TRUE(buffer_alloc(&self->buf, SIZE, O_RDWR) && buffer_derived(&self->buf))
 		gadget_stop(&self->g);
 
 	ret = attach(self->g.in, self->buf.fd);
@@ -207,6 +71,11 @@ FIXTURE_TEARDOWN(ffs)
 	buffer_free(&self->buf);
 }
 
+static int ended(FIXTURE_DATA(ffs) *self)
+{
+	return idle(self->buf.fd, LONG) ? 0 : ETIMEDOUT;
+}
+
 /* The host gets the data of seed from a transfer that was started */
 static int is_sent(FIXTURE_DATA(ffs) *self, size_t len, uint32_t seed)
 {
@@ -217,14 +86,14 @@ static int is_sent(FIXTURE_DATA(ffs) *self, size_t len, uint32_t seed)
 	ret = host_bulk(&self->g, self->g.in_addr, self->host, &got, LONG);
 	if (ret)
 		return ret;
-	return got == len && !wrong(self->host, len, seed) ? 0 : EBADMSG;
+	return got == len && !wrong_bytes(self->host, len, seed) ? 0 : EBADMSG;
 }
 
 /* The buffer, which holds the data of seed, arrives at the host */
 static int sends(FIXTURE_DATA(ffs) *self, int fd, size_t len, uint32_t seed)
 {
 	return transfer(self->g.in, fd, len) ?: is_sent(self, len, seed) ?:
-	       idle(&self->buf);
+	       ended(self);
 }
 
 /* The host sends the data of seed to a transfer that was started */
@@ -233,9 +102,9 @@ static int arrives(FIXTURE_DATA(ffs) *self, size_t len, uint32_t seed)
 	size_t got = len;
 	int ret;
 
-	fill(self->host, seed);
+	fill_words(self->host, SIZE, seed);
 	ret = host_bulk(&self->g, self->g.out_addr, self->host, &got, LONG) ?:
-	      idle(&self->buf);
+	      ended(self);
 	if (ret)
 		return ret;
 	return got == len && !buffer_wrong(&self->buf, len, seed) ? 0 : EBADMSG;
@@ -299,17 +168,17 @@ TEST_F_TIMEOUT(ffs, in_queued, TIMEOUT)
 	buffer_fill(&self->buf, 100);
 	ASSERT_EQ(0, attach(self->g.in, self->buf.r));
 	for (i = 0; i < 5; i++) {
-		EXPECT_FALSE(busy(&self->buf));
+		EXPECT_FALSE(busy(self->buf.fd));
 		ASSERT_EQ(0, transfer(self->g.in, self->buf.r, SIZE));
 		ASSERT_EQ(0, transfer(self->g.in, self->buf.fd, 4097));
-		EXPECT_TRUE(busy(&self->buf));
+		EXPECT_TRUE(busy(self->buf.fd));
 		EXPECT_EQ(EINVAL, transfer(self->g.in, self->buf.r, 0));
 		EXPECT_EQ(EACCES, transfer(self->g.in, self->buf.w, SIZE));
-		EXPECT_TRUE(busy(&self->buf));
+		EXPECT_TRUE(busy(self->buf.fd));
 		EXPECT_EQ(0, is_sent(self, SIZE, 100));
-		EXPECT_TRUE(busy(&self->buf));
+		EXPECT_TRUE(busy(self->buf.fd));
 		EXPECT_EQ(0, is_sent(self, 4097, 100));
-		EXPECT_EQ(0, idle(&self->buf));
+		EXPECT_EQ(0, ended(self));
 	}
 }
 
@@ -325,7 +194,7 @@ TEST_F_TIMEOUT(ffs, out, TIMEOUT)
 		buffer_fill(&self->buf, 0);
 		EXPECT_EQ(0, receives(self, fds[i], SIZE, 10 + i));
 		EXPECT_EQ(0, detach(self->g.out, fds[i]));
-		EXPECT_EQ(before, users_become(self->buf.fd, before));
+		EXPECT_EQ(before, users_become(self->buf.fd, before, LONG));
 	}
 }
 
@@ -338,15 +207,11 @@ TEST_F_TIMEOUT(ffs, exported_read_only, TIMEOUT)
 {
 	struct buffer own = self->buf;
 
-	self->buf.fd = heap_alloc(O_RDONLY);
-	ASSERT_LE(0, self->buf.fd);
-	self->buf.map = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, self->buf.fd, 0);
-	ASSERT_NE(MAP_FAILED, self->buf.map);
+	ASSERT_TRUE(buffer_alloc(&self->buf, SIZE, O_RDONLY));
 	ASSERT_EQ(0, attach(self->g.out, self->buf.fd));
 	EXPECT_EQ(0, receives(self, self->buf.fd, SIZE, 15));
 	EXPECT_EQ(0, detach(self->g.out, self->buf.fd));
-	munmap(self->buf.map, SIZE);
-	close(self->buf.fd);
+	buffer_free(&self->buf);
 	self->buf = own;
 }
 
@@ -364,7 +229,7 @@ TEST_F_TIMEOUT(ffs, out_lengths, TIMEOUT)
 		EXPECT_EQ(buffer_wrong(&self->buf, len[i], 90),
 			  buffer_wrong(&self->buf, SIZE, 90));
 		EXPECT_EQ(0, detach(self->g.out, self->buf.rw));
-		EXPECT_EQ(before, users_become(self->buf.fd, before));
+		EXPECT_EQ(before, users_become(self->buf.fd, before, LONG));
 	}
 }
 
@@ -407,8 +272,8 @@ TEST_F_TIMEOUT(ffs, both, TIMEOUT)
 	for (i = 0; i < 3; i++) {
 		EXPECT_EQ(0, receives(self, self->buf.rw, SIZE, 40 + i));
 		/* A bounce buffer of the other endpoint is filled by this only */
-		cpu_access(&self->buf, DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW);
-		cpu_access(&self->buf, DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW);
+		sync_cpu(self->buf.fd, DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW);
+		sync_cpu(self->buf.fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW);
 		EXPECT_EQ(EACCES, transfer(self->g.out, self->buf.r, SIZE));
 		EXPECT_EQ(0, sends(self, self->buf.r, SIZE, 40 + i));
 		EXPECT_EQ(ETIMEDOUT, arrives_not(self));
@@ -426,20 +291,20 @@ TEST_F_TIMEOUT(ffs, plain, TIMEOUT)
 	int status;
 	pid_t pid;
 
-	fill(self->host, 90);
+	fill_words(self->host, SIZE, 90);
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		if (write(self->g.in, self->host, SIZE) != SIZE ||
 		    read(self->g.out, self->host, SIZE) != SIZE)
 			_exit(1);
-		_exit(wrong(self->host, SIZE, 91) ? 2 : 0);
+		_exit(wrong_bytes(self->host, SIZE, 91) ? 2 : 0);
 	}
 	memset(self->host, 0, SIZE);
 	EXPECT_EQ(0, host_bulk(&self->g, self->g.in_addr, self->host, &in, LONG));
 	EXPECT_EQ(SIZE, in);
-	EXPECT_EQ(0, wrong(self->host, SIZE, 90));
-	fill(self->host, 91);
+	EXPECT_EQ(0, wrong_bytes(self->host, SIZE, 90));
+	fill_words(self->host, SIZE, 91);
 	EXPECT_EQ(0, host_bulk(&self->g, self->g.out_addr, self->host, &out, LONG));
 	EXPECT_EQ(SIZE, out);
 	EXPECT_EQ(pid, waitpid(pid, &status, 0));
@@ -524,10 +389,10 @@ TEST_F_TIMEOUT(ffs, references, TIMEOUT)
 		EXPECT_EQ(EACCES, detach(self->g.out, self->buf.r));
 		EXPECT_EQ(EINVAL, transfer(self->g.in, self->buf.r, 0));
 		EXPECT_EQ(0, sends(self, self->buf.r, SIZE, 80));
-		EXPECT_EQ(held, users_become(self->buf.fd, held));
+		EXPECT_EQ(held, users_become(self->buf.fd, held, LONG));
 		EXPECT_EQ(0, detach(self->g.in, self->buf.r));
 		EXPECT_EQ(0, detach(self->g.out, self->buf.rw));
-		EXPECT_EQ(before, users_become(self->buf.fd, before));
+		EXPECT_EQ(before, users_become(self->buf.fd, before, LONG));
 	}
 
 	/* The endpoint lets go of what was not detached, and of what was started */
@@ -535,7 +400,7 @@ TEST_F_TIMEOUT(ffs, references, TIMEOUT)
 	ASSERT_EQ(0, transfer(self->g.in, self->buf.r, SIZE));
 	close(self->g.in);
 	self->g.in = -1;
-	EXPECT_EQ(before, users_become(self->buf.fd, before));
+	EXPECT_EQ(before, users_become(self->buf.fd, before, LONG));
 }
 
 TEST_HARNESS_MAIN
