@@ -231,15 +231,16 @@ build_guest()
 # A program of a suite that another file names is that topic's.
 tests_of()
 {
-	local f target line
+	local f target line found
+	local list=$tests_out/tests/root/kselftest/kselftest-list.txt
 	for f; do
 		for target in $(keyword target "$f"); do
 			[[ " ${without[*]} " != *" $target "* ]] || continue
-			grep "^$target:" "$tests_out/tests/root/kselftest/kselftest-list.txt" |
-				grep -vxFf <(keyword '\(run\|more\)' "$vm"/tests.d/*) || {
+			found=$(grep "^$target:" "$list") || {
 				say "the suite '$target' of $f has no tests"
 				return 1
 			}
+			grep -vxFf <(keyword '\(run\|more\)' "$vm"/tests.d/*) <<<"$found" || true
 		done
 		while IFS= read -r line; do
 			[[ " ${without[*]} " == *" ${line%%:*} "* ]] || echo "$line"
@@ -322,6 +323,12 @@ job()
 slow_config()
 {
 	keyword '# slow' "$vm/configs/$config.config" | grep . || echo 1
+}
+
+# rounds_config: what stress tests divide their rounds by
+rounds_config()
+{
+	keyword '# rounds' "$vm/configs/$config.config" | grep . || slow_config
 }
 
 # slowness: how much longer than on a real machine they do
@@ -428,7 +435,7 @@ boot()
 	# A test that lowers the level of the console must hide nothing.
 	words="console=$console ignore_loglevel panic=-1 $append $cmdline"
 	words+=" vmtest_mode=$mode vmtest_slow=$slow"
-	words+=" VMTEST_SLOW=$(slow_config) VMTEST_SCALE=$scale"
+	words+=" VMTEST_SLOW=$(rounds_config) VMTEST_SCALE=$scale"
 	# a case of the fence chains is quadratic
 	words+=" kunit.timeout=$((300 * slow))"
 	words+="${VMTEST_TIMEOUT:+ vmtest_timeout=$VMTEST_TIMEOUT}"
