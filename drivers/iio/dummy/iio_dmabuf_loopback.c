@@ -231,12 +231,27 @@ static void iio_loopback_run(struct iio_loopback *loop)
 	}
 }
 
+static bool iio_loopback_has_cyclic(struct iio_loopback_queue *q)
+{
+	struct iio_dma_buffer_block *block;
+
+	list_for_each_entry(block, &q->pending, head)
+		if (block->cyclic)
+			return true;
+
+	return false;
+}
+
 static int iio_loopback_submit(struct iio_dma_buffer_queue *queue,
 			       struct iio_dma_buffer_block *block)
 {
 	struct iio_loopback_queue *q = to_iio_loopback_queue(&queue->buffer);
 
 	guard(mutex)(&q->loop->lock);
+
+	/* One at a time, as for DMAengine */
+	if (block->cyclic && iio_loopback_has_cyclic(q))
+		return -EBUSY;
 
 	/* read() enqueues a block as it was done, with less if that was less */
 	if (q == q->loop->in && block->fileio)
@@ -271,11 +286,10 @@ static struct iio_dma_buffer_block *
 iio_loopback_attach_dmabuf(struct iio_buffer *buffer,
 			   struct dma_buf_attachment *attach)
 {
-	struct iio_loopback *loop = to_iio_loopback_queue(buffer)->loop;
-
-	/* The core has to have limited it, as it was told that we only read */
-	WARN_ON_ONCE(buffer == &loop->out->queue.buffer &&
-		     attach->limit != DMA_TO_DEVICE);
+	/* The core has to have limited it */
+	WARN_ON_ONCE(attach->limit !=
+		     (buffer->direction == IIO_BUFFER_DIRECTION_IN ?
+		      DMA_FROM_DEVICE : DMA_TO_DEVICE));
 
 	if (!iio_loopback_finds_memory(attach->dev))
 		return ERR_PTR(-EOPNOTSUPP);
@@ -317,6 +331,7 @@ static void iio_loopback_release(struct iio_buffer *buffer)
 	.release = iio_loopback_release,				\
 	.attach_dmabuf = iio_loopback_attach_dmabuf,			\
 	.detach_dmabuf = iio_dma_buffer_detach_dmabuf,			\
+	.cancel_dmabuf = iio_dma_buffer_cancel_dmabuf,			\
 	.enqueue_dmabuf = iio_loopback_enqueue_dmabuf,			\
 	.get_dma_dev = iio_dma_buffer_get_dma_dev,			\
 	.lock_queue = iio_dma_buffer_lock_queue,			\
@@ -476,5 +491,4 @@ module_init(iio_loopback_init);
 
 MODULE_DESCRIPTION("IIO device that loops DMABUFs back");
 MODULE_LICENSE("GPL");
-MODULE_IMPORT_NS("DMA_BUF");
 MODULE_IMPORT_NS("IIO_DMA_BUFFER");

@@ -100,7 +100,8 @@ static int consumer(int sock)
 {
 	struct v4l2_control flip = { .id = V4L2_CID_HFLIP, .value = 1 };
 	int mirror = open_node("vim2m", V4L2_CAP_VIDEO_M2M, FORMAT, FORMAT);
-	int buf = receive_fd(sock), own = heap_alloc("system", SIZE, O_RDWR | O_CLOEXEC), ret, wrong, status = 0;
+	int buf = receive_fd(sock), own = heap_alloc("system", SIZE, O_RDWR | O_CLOEXEC);
+	int ret, wrong, status = 0;
 	const uint16_t *frame, *out;
 
 	frame = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, buf, 0);

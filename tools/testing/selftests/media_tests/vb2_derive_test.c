@@ -263,4 +263,139 @@ TEST_F(queue, bytesused)
 	close(small);
 }
 
+/* Planes with buffers of their own, the second of which is the longer one */
+FIXTURE(planes) {
+	bool loaded;
+	int cap, out;
+};
+
+/* If nobody uses it. Modules that it needs may be used, which some modprobes fail for. */
+static bool load_vivid(const char *parameters)
+{
+	char cmd[128];
+
+	snprintf(cmd, sizeof(cmd), "{ modprobe -r vivid; modprobe vivid %s; } >/dev/null 2>&1",
+		 parameters);
+	return !system(cmd);
+}
+
+static bool open_planes(FIXTURE_DATA(planes) *self)
+{
+	self->cap = open_node("vivid", V4L2_CAP_VIDEO_CAPTURE_MPLANE, 0, 0);
+	self->out = open_node("vivid", V4L2_CAP_VIDEO_OUTPUT_MPLANE, 0, 0);
+	return self->cap >= 0 && self->out >= 0;
+}
+
+static void close_planes(FIXTURE_DATA(planes) *self)
+{
+	close(self->cap);
+	close(self->out);
+	if (self->loaded)
+		load_vivid("");
+}
+
+FIXTURE_SETUP(planes)
+{
+	self->loaded = false;
+	if (open_planes(self))
+		return;
+	self->loaded = load_vivid("multiplanar=2");
+	if (!open_planes(self)) {
+		close_planes(self);
+		SKIP(return, "no vivid with multiplanar=2");
+	}
+}
+
+FIXTURE_TEARDOWN(planes)
+{
+	close_planes(self);
+}
+
+static int start_planes(int node, struct v4l2_format *format)
+{
+	struct v4l2_pix_format_mplane *pix = &format->fmt.pix_mp;
+
+	pix->width = WIDTH;
+	pix->height = HEIGHT;
+	pix->pixelformat = V4L2_PIX_FMT_NV16M;
+	pix->plane_fmt[1].bytesperline = 4 * WIDTH;
+	return call(node, VIDIOC_S_FMT, format) ?: request(node, format->type);
+}
+
+/* All planes in one dma-buf */
+static int queue_planes(int node, const struct v4l2_format *format, int fd,
+			const uint32_t *length, uint32_t bytesused)
+{
+	struct v4l2_plane planes[2] = {
+		{ .m.fd = fd, .length = length[0], .bytesused = bytesused },
+		{ .m.fd = fd, .length = length[1], .bytesused = bytesused },
+	};
+	struct v4l2_buffer buf = {
+		.type = format->type,
+		.memory = V4L2_MEMORY_DMABUF,
+		.field = format->fmt.pix_mp.field,
+		.m.planes = planes,
+		.length = 2,
+	};
+
+	return call(node, VIDIOC_QBUF, &buf);
+}
+
+/* Each of them has to fit in, also those that share the dma-buf of another one */
+TEST_F(planes, shared)
+{
+	struct v4l2_format format = { .type = V4L2_BUF_TYPE_VIDEO_CAPTURE_MPLANE };
+	struct v4l2_plane planes[2];
+	struct v4l2_buffer buf = {
+		.type = format.type, .memory = V4L2_MEMORY_DMABUF,
+		.m.planes = planes, .length = 2,
+	};
+	uint32_t length[2];
+	int small, large, before, i;
+
+	ASSERT_EQ(0, start_planes(self->cap, &format));
+	for (i = 0; i < 2; i++)
+		length[i] = format.fmt.pix_mp.plane_fmt[i].sizeimage;
+	ASSERT_LT(length[0] + getpagesize(), length[1]);
+	small = heap_alloc("system", length[0], O_RDWR | O_CLOEXEC);
+	large = heap_alloc("system", length[1], O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, small);
+	ASSERT_LE(0, large);
+
+	before = users(small);
+	ASSERT_EQ(EFAULT, queue_planes(self->cap, &format, small, length, 0));
+	length[0] = 0;
+	ASSERT_EQ(EFAULT, queue_planes(self->cap, &format, small, length, 0));
+	EXPECT_EQ(before, users(small));
+
+	/* One that is longer than the first one, and does */
+	length[0] = format.fmt.pix_mp.plane_fmt[0].sizeimage;
+	before = users(large);
+	ASSERT_EQ(0, queue_planes(self->cap, &format, large, length, 0));
+	ASSERT_EQ(0, stream(self->cap, format.type, true));
+	EXPECT_EQ(0, call(self->cap, VIDIOC_DQBUF, &buf));
+	EXPECT_EQ(0, buf.flags & V4L2_BUF_FLAG_ERROR);
+	EXPECT_EQ(0, stream(self->cap, format.type, false));
+	close(self->cap);
+	self->cap = -1;
+	EXPECT_EQ(before, users(large));
+	close(large);
+	close(small);
+}
+
+/* Those that give no length have that of the dma-buf */
+TEST_F(planes, bytesused)
+{
+	struct v4l2_format format = { .type = V4L2_BUF_TYPE_VIDEO_OUTPUT_MPLANE };
+	uint32_t length[2] = { };
+	int fd;
+
+	ASSERT_EQ(0, start_planes(self->out, &format));
+	fd = heap_alloc("system", 4 * SIZE, O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(EINVAL, queue_planes(self->out, &format, fd, length, 4 * SIZE + 1));
+	EXPECT_EQ(0, queue_planes(self->out, &format, fd, length, 4 * SIZE));
+	close(fd);
+}
+
 TEST_HARNESS_MAIN

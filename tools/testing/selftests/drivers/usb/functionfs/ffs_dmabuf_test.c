@@ -4,7 +4,11 @@
  * those that receive refuse them, with EACCES, whatever fd of the buffer was
  * attached before. What is sent arrives at the host, and the other way round.
  */
+#include <pthread.h>
+#include <signal.h>
 #include <sys/wait.h>
+
+#include <linux/sync_file.h>
 
 #include "../../../dma-buf/derive/buffer.h"
 #include "../../../kselftest_harness.h"
@@ -15,6 +19,8 @@
 #define LONG	5000	/* ms that nothing takes */
 #define SHORT	300	/* ms that something is waited for that does not come */
 #define TIMEOUT	120	/* s of a test: the host alone may take 20 to see the device */
+/* Tests that use derived fds are skipped without it; the others are for any kernel */
+#define NO_DERIVE	"no DMA_BUF_IOCTL_DERIVE"
 
 static int attach(int ep, int fd)
 {
@@ -31,6 +37,50 @@ static int transfer(int ep, int fd, uint64_t len)
 	struct usb_ffs_dmabuf_transfer_req req = { .fd = fd, .length = len };
 
 	return ioctl(ep, FUNCTIONFS_DMABUF_TRANSFER, &req) ? errno : 0;
+}
+
+/* A transfer by a thread, as it may have to wait */
+struct waiting {
+	pthread_t thread;
+	int ep, fd, ret;
+};
+
+static void *waiting_transfer(void *arg)
+{
+	struct waiting *w = arg;
+
+	w->ret = transfer(w->ep, w->fd, SIZE);
+	return NULL;
+}
+
+/* The call is what has the buffer as well when this returns */
+static int waiting_start(struct waiting *w, int ep, int fd)
+{
+	int held = users(fd), ret;
+
+	w->ep = ep;
+	w->fd = fd;
+	ret = pthread_create(&w->thread, NULL, waiting_transfer, w);
+	if (ret)
+		return ret;
+	return users_become(fd, held + 1, LONG) == held + 1 ? 0 : ETIMEDOUT;
+}
+
+static int waiting_end(struct waiting *w)
+{
+	return pthread_join(w->thread, NULL) ?: w->ret;
+}
+
+/* 0 if it is pending, 1 if it has ended, or the error that it has ended with */
+static int fence_status(int sync_file)
+{
+	struct sync_fence_info fence = {};
+	struct sync_file_info info = {
+		.num_fences = 1,
+		.sync_fence_info = (uintptr_t)&fence,
+	};
+
+	return ioctl(sync_file, SYNC_IOC_FILE_INFO, &info) ? -errno : fence.status;
 }
 
 FIXTURE(ffs) {
@@ -51,7 +101,7 @@ FIXTURE_SETUP(ffs)
 	}
 	ASSERT_EQ(0, ret)
 		gadget_stop(&self->g);
-	ASSERT_TRUE(buffer_alloc(&self->buf, SIZE, O_RDWR) && buffer_derived(&self->buf))
+	ASSERT_TRUE(buffer_alloc(&self->buf, SIZE, O_RDWR))
 		gadget_stop(&self->g);
 
 	ret = attach(self->g.in, self->buf.fd);
@@ -129,6 +179,8 @@ TEST_F_TIMEOUT(ffs, in, TIMEOUT)
 {
 	int fds[] = { self->buf.fd, self->buf.rw, self->buf.r }, i;
 
+	if (!buffer_derived(&self->buf))
+		SKIP(return, NO_DERIVE);
 	for (i = 0; i < 3; i++) {
 		ASSERT_EQ(0, attach(self->g.in, fds[i]));
 		buffer_fill(&self->buf, i);
@@ -148,12 +200,16 @@ TEST_F_TIMEOUT(ffs, in_lengths, TIMEOUT)
 	size_t len[] = { 1, 64, 65, 511, 512, 4096, 4097, 65536, 65537, 69632, SIZE - 1 };
 	unsigned int i;
 
+	if (!buffer_derived(&self->buf))
+		SKIP(return, NO_DERIVE);
 	buffer_fill(&self->buf, 7);
 	ASSERT_EQ(0, attach(self->g.in, self->buf.r));
 	for (i = 0; i < ARRAY_SIZE(len); i++) {
 		EXPECT_EQ(0, sends(self, self->buf.r, len[i], 7))
 			TH_LOG("%zu bytes", len[i]);
 	}
+	EXPECT_EQ(EINVAL, transfer(self->g.in, self->buf.r,
+				   lseek(self->buf.fd, 0, SEEK_END) + 1));
 	EXPECT_EQ(0, buffer_wrong(&self->buf, SIZE, 7));
 }
 
@@ -165,6 +221,8 @@ TEST_F_TIMEOUT(ffs, in_queued, TIMEOUT)
 {
 	int i;
 
+	if (!buffer_derived(&self->buf))
+		SKIP(return, NO_DERIVE);
 	buffer_fill(&self->buf, 100);
 	ASSERT_EQ(0, attach(self->g.in, self->buf.r));
 	for (i = 0; i < 5; i++) {
@@ -186,6 +244,8 @@ TEST_F_TIMEOUT(ffs, out, TIMEOUT)
 {
 	int fds[] = { self->buf.fd, self->buf.rw }, i, before = users(self->buf.fd);
 
+	if (!buffer_derived(&self->buf))
+		SKIP(return, NO_DERIVE);
 	EXPECT_EQ(EACCES, attach(self->g.out, self->buf.r));
 	EXPECT_EQ(EACCES, attach(self->g.out, self->buf.w));
 	EXPECT_EQ(EPERM, transfer(self->g.out, self->buf.fd, SIZE));
@@ -198,10 +258,6 @@ TEST_F_TIMEOUT(ffs, out, TIMEOUT)
 	}
 }
 
-/*
- * What ends in a later segment, and what follows stays. It is attached after it
- * was filled: a bounce buffer for receiving has what was there then.
- */
 /* A file that its exporter made O_RDONLY has all access, as ever: it was not derived */
 TEST_F_TIMEOUT(ffs, exported_read_only, TIMEOUT)
 {
@@ -215,12 +271,18 @@ TEST_F_TIMEOUT(ffs, exported_read_only, TIMEOUT)
 	self->buf = own;
 }
 
+/*
+ * What ends in a later segment, and what follows stays. It is attached after it
+ * was filled: a bounce buffer for receiving has what was there then.
+ */
 TEST_F_TIMEOUT(ffs, out_lengths, TIMEOUT)
 {
 	size_t len[] = { 512, 65536, 65537, 69632, SIZE - 1 };
 	int before = users(self->buf.fd);
 	unsigned int i;
 
+	if (!buffer_derived(&self->buf))
+		SKIP(return, NO_DERIVE);
 	for (i = 0; i < ARRAY_SIZE(len); i++) {
 		buffer_fill(&self->buf, 90);
 		ASSERT_EQ(0, attach(self->g.out, self->buf.rw));
@@ -236,6 +298,8 @@ TEST_F_TIMEOUT(ffs, out_lengths, TIMEOUT)
 /* What was attached for writing is not for the holder of another fd */
 TEST_F_TIMEOUT(ffs, out_attached, TIMEOUT)
 {
+	if (!buffer_derived(&self->buf))
+		SKIP(return, NO_DERIVE);
 	buffer_fill(&self->buf, 20);
 	ASSERT_EQ(0, attach(self->g.out, self->buf.rw));
 	EXPECT_EQ(EACCES, attach(self->g.out, self->buf.r));
@@ -253,6 +317,8 @@ TEST_F_TIMEOUT(ffs, out_attached, TIMEOUT)
 /* Nor is a transfer that was started */
 TEST_F_TIMEOUT(ffs, out_started, TIMEOUT)
 {
+	if (!buffer_derived(&self->buf))
+		SKIP(return, NO_DERIVE);
 	ASSERT_EQ(0, attach(self->g.out, self->buf.fd));
 	buffer_fill(&self->buf, 30);
 	ASSERT_EQ(0, transfer(self->g.out, self->buf.fd, SIZE));
@@ -265,6 +331,8 @@ TEST_F_TIMEOUT(ffs, both, TIMEOUT)
 {
 	int i;
 
+	if (!buffer_derived(&self->buf))
+		SKIP(return, NO_DERIVE);
 	ASSERT_EQ(0, attach(self->g.in, self->buf.r));
 	EXPECT_EQ(EACCES, transfer(self->g.out, self->buf.r, SIZE));
 	EXPECT_EQ(EPERM, transfer(self->g.out, self->buf.fd, SIZE));
@@ -288,7 +356,7 @@ TEST_F_TIMEOUT(ffs, both, TIMEOUT)
 TEST_F_TIMEOUT(ffs, plain, TIMEOUT)
 {
 	size_t in = SIZE, out = SIZE;
-	int status;
+	int status, ret;
 	pid_t pid;
 
 	fill_words(self->host, SIZE, 90);
@@ -301,12 +369,17 @@ TEST_F_TIMEOUT(ffs, plain, TIMEOUT)
 		_exit(wrong_bytes(self->host, SIZE, 91) ? 2 : 0);
 	}
 	memset(self->host, 0, SIZE);
-	EXPECT_EQ(0, host_bulk(&self->g, self->g.in_addr, self->host, &in, LONG));
+	ret = host_bulk(&self->g, self->g.in_addr, self->host, &in, LONG);
+	EXPECT_EQ(0, ret);
 	EXPECT_EQ(SIZE, in);
 	EXPECT_EQ(0, wrong_bytes(self->host, SIZE, 90));
 	fill_words(self->host, SIZE, 91);
-	EXPECT_EQ(0, host_bulk(&self->g, self->g.out_addr, self->host, &out, LONG));
+	ret = ret ?: host_bulk(&self->g, self->g.out_addr, self->host, &out, LONG);
+	EXPECT_EQ(0, ret);
 	EXPECT_EQ(SIZE, out);
+	/* The child waits for what has not come */
+	if (ret)
+		kill(pid, SIGKILL);
 	EXPECT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
 }
@@ -316,6 +389,8 @@ TEST_F_TIMEOUT(ffs, in_alternating_fds, TIMEOUT)
 {
 	int fds[] = { self->buf.r, self->buf.fd, self->buf.rw }, i;
 
+	if (!buffer_derived(&self->buf))
+		SKIP(return, NO_DERIVE);
 	buffer_fill(&self->buf, 60);
 	for (i = 0; i < 9; i++) {
 		EXPECT_EQ(EACCES, attach(self->g.in, self->buf.w));
@@ -333,6 +408,8 @@ TEST_F_TIMEOUT(ffs, in_alternating_fds, TIMEOUT)
 /* Endpoints that were disabled and enabled are what they were */
 TEST_F_TIMEOUT(ffs, reconfigured, TIMEOUT)
 {
+	if (!buffer_derived(&self->buf))
+		SKIP(return, NO_DERIVE);
 	buffer_fill(&self->buf, 70);
 	ASSERT_EQ(0, attach(self->g.in, self->buf.r));
 	ASSERT_EQ(0, attach(self->g.out, self->buf.rw));
@@ -365,7 +442,6 @@ TEST_F_TIMEOUT(ffs, errors, TIMEOUT)
 		EXPECT_EQ(EINVAL, transfer(ep[i], self->buf.fd, 0));
 		EXPECT_EQ(EINVAL, transfer(ep[i], self->buf.fd, beyond));
 	}
-	EXPECT_EQ(EINVAL, transfer(self->g.in, self->buf.r, beyond));
 	close(file);
 }
 
@@ -374,6 +450,8 @@ TEST_F_TIMEOUT(ffs, references, TIMEOUT)
 {
 	int before = users(self->buf.fd), held, i;
 
+	if (!buffer_derived(&self->buf))
+		SKIP(return, NO_DERIVE);
 	ASSERT_LT(0, before);
 	buffer_fill(&self->buf, 80);
 	for (i = 0; i < 10; i++) {
@@ -401,6 +479,157 @@ TEST_F_TIMEOUT(ffs, references, TIMEOUT)
 	close(self->g.in);
 	self->g.in = -1;
 	EXPECT_EQ(before, users_become(self->buf.fd, before, LONG));
+}
+
+/* All that is pending ends when the buffer is detached, or the endpoint closed */
+TEST_F_TIMEOUT(ffs, cancelled, TIMEOUT)
+{
+	int before = users(self->buf.fd), i;
+	size_t len = 512;
+
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, attach(self->g.in, self->buf.fd));
+		ASSERT_EQ(0, transfer(self->g.in, self->buf.fd, SIZE));
+		ASSERT_EQ(0, transfer(self->g.in, self->buf.fd, 4097));
+		ASSERT_EQ(0, transfer(self->g.in, self->buf.fd, SIZE));
+		EXPECT_TRUE(busy(self->buf.fd));
+		if (i) {
+			close(self->g.in);
+			self->g.in = -1;
+		} else {
+			EXPECT_EQ(0, detach(self->g.in, self->buf.fd));
+		}
+		EXPECT_EQ(0, ended(self));
+		EXPECT_EQ(before, users_become(self->buf.fd, before, LONG));
+		EXPECT_EQ(ETIMEDOUT, host_bulk(&self->g, self->g.in_addr,
+					       self->host, &len, SHORT));
+	}
+}
+
+/* One that waits for another to end is not started when the buffer is detached */
+TEST_F_TIMEOUT(ffs, detached_meanwhile, TIMEOUT)
+{
+	int before = users(self->buf.fd);
+	struct waiting w;
+
+	ASSERT_EQ(0, attach(self->g.out, self->buf.fd));
+	ASSERT_EQ(0, transfer(self->g.out, self->buf.fd, SIZE));
+	ASSERT_EQ(0, waiting_start(&w, self->g.out, self->buf.fd));
+	EXPECT_EQ(0, detach(self->g.out, self->buf.fd));
+	EXPECT_NE(0, waiting_end(&w));
+	EXPECT_EQ(0, ended(self));
+	EXPECT_EQ(before, users_become(self->buf.fd, before, LONG));
+	EXPECT_EQ(ETIMEDOUT, arrives_not(self));
+}
+
+/* The fence of a transfer is there for longer than what it was made for */
+TEST_F_TIMEOUT(ffs, sync_file, TIMEOUT)
+{
+	int before = users(self->buf.fd), file, i;
+
+	buffer_fill(&self->buf, 120);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, attach(self->g.in, self->buf.fd));
+		ASSERT_EQ(0, transfer(self->g.in, self->buf.fd, SIZE));
+		file = export_sync_file(self->buf.fd, DMA_BUF_SYNC_WRITE);
+		ASSERT_LE(0, file);
+		EXPECT_EQ(0, fence_status(file));
+		if (i) {
+			EXPECT_EQ(0, is_sent(self, SIZE, 120));
+			EXPECT_EQ(0, ended(self));
+		}
+		EXPECT_EQ(0, detach(self->g.in, self->buf.fd));
+		EXPECT_EQ(0, ended(self));
+		EXPECT_EQ(before, users_become(self->buf.fd, before, LONG));
+		EXPECT_EQ(i ? 1 : -ECONNRESET, fence_status(file));
+		close(file);
+	}
+}
+
+/* Unbinding the function detaches everything, also what is in use */
+TEST_F_TIMEOUT(ffs, unbound, TIMEOUT)
+{
+	int ep[] = { self->g.in, self->g.out }, before = users(self->buf.fd), i;
+
+	buffer_fill(&self->buf, 110);
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, attach(ep[i], self->buf.fd));
+	ASSERT_EQ(0, transfer(self->g.in, self->buf.fd, SIZE));
+	ASSERT_EQ(0, transfer(self->g.in, self->buf.fd, 4097));
+	ASSERT_EQ(0, gadget_unbind(&self->g));
+	EXPECT_FALSE(busy(self->buf.fd));
+	EXPECT_EQ(before, users(self->buf.fd));
+	for (i = 0; i < 2; i++) {
+		EXPECT_EQ(EPERM, attach(ep[i], self->buf.fd));
+		EXPECT_EQ(EPERM, transfer(ep[i], self->buf.fd, SIZE));
+		EXPECT_EQ(EPERM, detach(ep[i], self->buf.fd));
+	}
+
+	ASSERT_EQ(0, gadget_bind(&self->g));
+	for (i = 0; i < 2; i++) {
+		EXPECT_EQ(EPERM, transfer(ep[i], self->buf.fd, SIZE));
+		EXPECT_EQ(EPERM, detach(ep[i], self->buf.fd));
+		ASSERT_EQ(0, attach(ep[i], self->buf.fd));
+	}
+	EXPECT_EQ(0, sends(self, self->buf.fd, SIZE, 110));
+	EXPECT_EQ(0, receives(self, self->buf.fd, SIZE, 111));
+}
+
+/* A transfer that waits for the endpoint has nothing attached meanwhile */
+TEST_F_TIMEOUT(ffs, unbound_disabled, TIMEOUT)
+{
+	int before = users(self->buf.fd);
+	struct waiting w;
+
+	ASSERT_EQ(0, attach(self->g.out, self->buf.fd));
+	ASSERT_EQ(0, release(&self->g));
+	ASSERT_EQ(0, set_configuration(&self->g, -1));
+	ASSERT_EQ(0, waiting_start(&w, self->g.out, self->buf.fd));
+	ASSERT_EQ(0, gadget_unbind(&self->g));
+	EXPECT_EQ(before + 1, users(self->buf.fd));
+	ASSERT_EQ(0, gadget_bind(&self->g));
+	EXPECT_EQ(EPERM, waiting_end(&w));
+	EXPECT_EQ(before, users(self->buf.fd));
+}
+
+/* One that waits for another to end does so no longer */
+TEST_F_TIMEOUT(ffs, unbound_waiting, TIMEOUT)
+{
+	int before = users(self->buf.fd);
+	struct waiting w;
+
+	ASSERT_EQ(0, attach(self->g.out, self->buf.fd));
+	ASSERT_EQ(0, transfer(self->g.out, self->buf.fd, SIZE));
+	ASSERT_EQ(0, waiting_start(&w, self->g.out, self->buf.fd));
+	ASSERT_EQ(0, gadget_unbind(&self->g));
+	EXPECT_NE(0, waiting_end(&w));
+	EXPECT_FALSE(busy(self->buf.fd));
+	EXPECT_EQ(before, users(self->buf.fd));
+}
+
+/* The same before it is bound for the first time: it can be open already */
+TEST(not_yet_bound)
+{
+	struct buffer buf;
+	struct gadget g;
+	int ret, i;
+
+	ret = gadget_prepare(&g);
+	if (ret == ENODEV) {
+		gadget_stop(&g);
+		SKIP(return, "no " UDC ", or no functionfs for it");
+	}
+	EXPECT_EQ(0, ret);
+	EXPECT_TRUE(buffer_alloc(&buf, SIZE, O_RDWR));
+	for (i = 0; !ret && i < 2; i++) {
+		int ep = i ? g.out : g.in;
+
+		EXPECT_EQ(EPERM, attach(ep, buf.fd));
+		EXPECT_EQ(EPERM, transfer(ep, buf.fd, SIZE));
+		EXPECT_EQ(EPERM, detach(ep, buf.fd));
+	}
+	gadget_stop(&g);
+	buffer_free(&buf);
 }
 
 TEST_HARNESS_MAIN

@@ -218,13 +218,31 @@ static inline int gadget_make(void)
 	       put(GADGET "/idVendor", "0x1d6b") ?: put(GADGET "/idProduct", "0xffdb");
 }
 
+/* The host has seen that the device is gone when this returns */
+static inline int gadget_unbind(struct gadget *g)
+{
+	int ret = put(GADGET "/UDC", "\n"), i, fd = 0;
+
+	if (g->host >= 0)
+		close(g->host);
+	g->host = -1;
+	for (i = 0; fd >= 0 && i < 1000; i++) {
+		fd = open_host();
+		if (fd >= 0) {
+			close(fd);
+			usleep(20000);
+		}
+	}
+	return fd < 0 ? ret : ETIMEDOUT;
+}
+
 /* Also of what was started in part, or by a test that was killed */
 static inline void gadget_stop(struct gadget *g)
 {
-	int i, fds[] = { g->host, g->in, g->out, g->ep0 };
+	int i, fds[] = { g->in, g->out, g->ep0 };
 
-	put(GADGET "/UDC", "\n");
-	for (i = 0; i < 4; i++)
+	gadget_unbind(g);
+	for (i = 0; i < 3; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
 	unlink(CONFIG "/dmabuf");
@@ -235,9 +253,10 @@ static inline void gadget_stop(struct gadget *g)
 	rmdir(FFS);
 }
 
-static inline int gadget_start(struct gadget *g)
+/* All but the UDC: the endpoints are open, and not enabled */
+static inline int gadget_prepare(struct gadget *g)
 {
-	int ret, i;
+	int ret;
 
 	*g = (struct gadget) { .ep0 = -1, .in = -1, .out = -1, .host = -1 };
 	gadget_stop(g);
@@ -254,18 +273,27 @@ static inline int gadget_start(struct gadget *g)
 		return ret;
 	if (symlink(FUNCTION, CONFIG "/dmabuf"))
 		return errno;
-	ret = put(GADGET "/UDC", UDC);
-	if (ret)
-		return ret;
+	g->in = open(FFS "/ep1", O_RDWR | O_CLOEXEC);
+	g->out = open(FFS "/ep2", O_RDWR | O_CLOEXEC);
+	return g->in < 0 || g->out < 0 ? ENXIO : 0;
+}
 
-	for (i = 0; i < 1000 && g->host < 0; i++) {
+static inline int gadget_bind(struct gadget *g)
+{
+	int ret = put(GADGET "/UDC", UDC), i;
+
+	for (i = 0; !ret && i < 1000 && g->host < 0; i++) {
 		usleep(20000);
 		g->host = open_host();
 	}
-	g->in = open(FFS "/ep1", O_RDWR | O_CLOEXEC);
-	g->out = open(FFS "/ep2", O_RDWR | O_CLOEXEC);
-	ret = g->host < 0 || g->in < 0 || g->out < 0 ? ENXIO : 0;
+	if (!ret && g->host < 0)
+		ret = ENXIO;
 	return ret ?: claim(g) ?: address(g->in, &g->in_addr) ?: address(g->out, &g->out_addr);
+}
+
+static inline int gadget_start(struct gadget *g)
+{
+	return gadget_prepare(g) ?: gadget_bind(g);
 }
 
 #endif
