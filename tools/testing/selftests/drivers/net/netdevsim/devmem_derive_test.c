@@ -7,6 +7,7 @@
  */
 #include <arpa/inet.h>
 #include <net/if.h>
+#include <net/route.h>
 #include <sched.h>
 #include <netinet/in.h>
 #include <sys/syscall.h>
@@ -14,10 +15,14 @@
 #include <sys/wait.h>
 
 #include <linux/errqueue.h>
+#include <linux/ethtool.h>
 #include <linux/genetlink.h>
 #include <linux/io_uring.h>
 #include <linux/netdev.h>
 #include <linux/netlink.h>
+#include <linux/sock_diag.h>
+#include <linux/sockios.h>
+#include <linux/tcp.h>
 
 #include "../../../dma-buf/derive/buffer.h"
 #include "kselftest_harness.h"
@@ -34,6 +39,17 @@
 #define PAGE	4096
 #define PORT	5201
 #define WAIT_MS	10000
+#define MEMORY	UINT32_MAX	/* instead of a binding */
+
+/* Is the condition true, in the end? Timers of TCP may have to try again for it. */
+#define becomes(condition) ({						\
+	int ms;								\
+	bool ret;							\
+									\
+	for (ms = 4 * WAIT_MS; !(ret = (condition)) && ms > 0; ms -= 10) \
+		usleep(10000);						\
+	ret;								\
+})
 
 /* A netlink request, and then what came back */
 struct message {
@@ -144,12 +160,13 @@ static int write_id(const char *path, int id)
 	return write_file(path, text);
 }
 
-static int set_address(const char *address)
+static int set_address(const char *name, const char *address)
 {
 	int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), ret;
-	struct ifreq ifr = { .ifr_name = "eth0" };
+	struct ifreq ifr = {};
 	struct sockaddr_in *in = (void *)&ifr.ifr_addr;
 
+	strcpy(ifr.ifr_name, name);
 	in->sin_family = AF_INET;
 	in->sin_addr.s_addr = inet_addr(address);
 	ret = ioctl(sock, SIOCSIFADDR, &ifr);
@@ -170,20 +187,25 @@ struct side {
 	int id, net, ifindex;
 };
 
-/* Leaves the caller in the new namespace */
-static int side_open(struct side *side, int id, const char *address)
+/* In the namespace of the caller, where it gets this name */
+static int side_add(struct side *side, int id, const char *name, const char *address)
 {
-	int ret;
+	int ret = write_id(BUS "new_device", id);
 
-	if (unshare(CLONE_NEWNET))
-		return errno;
-	side->net = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-	ret = write_id(BUS "new_device", id);
 	if (ret)
 		return ret;
 	side->id = id;
-	side->ifindex = if_nametoindex("eth0");
-	return side->ifindex ? set_address(address) : ENODEV;
+	side->ifindex = if_nametoindex(name);
+	return side->ifindex ? set_address(name, address) : ENODEV;
+}
+
+/* Leaves the caller in the new namespace */
+static int side_open(struct side *side, int id, const char *address)
+{
+	if (unshare(CLONE_NEWNET))
+		return errno;
+	side->net = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+	return side_add(side, id, "eth0", address);
 }
 
 static int side_link(const struct side *a, const struct side *b)
@@ -208,15 +230,149 @@ static void side_close(struct side *side)
 	close(side->net);
 }
 
+/* How many packets the device of the caller's namespace, or who sends by it, has dropped */
+static long tx_dropped(const char *name)
+{
+	FILE *f = fopen("/proc/thread-self/net/dev", "r");
+	long dropped = -1;
+	char line[512], *p;
+	int i;
+
+	while (f && fgets(line, sizeof(line), f)) {
+		p = strstr(line, name);
+		if (!p)
+			continue;
+		p += strlen(name) + 1;
+		for (i = 0; i < 12; i++)
+			dropped = strtol(p, &p, 10);
+	}
+	if (f)
+		fclose(f);
+	return dropped;
+}
+
+/* Of the caller's namespace */
+static long mtu_probes(void)
+{
+	FILE *f = fopen("/proc/thread-self/net/netstat", "r");
+	char *names = NULL, *values = NULL, *n, *v, *next_n, *next_v;
+	size_t n_size = 0, v_size = 0;
+	long probes = 0;
+
+	while (f && getline(&names, &n_size, f) > 0 && getline(&values, &v_size, f) > 0) {
+		n = strtok_r(names, "\n ", &next_n);
+		v = strtok_r(values, "\n ", &next_v);
+		while (n && v) {
+			if (!strcmp(n, "TCPMTUPFail") || !strcmp(n, "TCPMTUPSuccess"))
+				probes += atol(v);
+			n = strtok_r(NULL, "\n ", &next_n);
+			v = strtok_r(NULL, "\n ", &next_v);
+		}
+	}
+	if (f)
+		fclose(f);
+	free(names);
+	free(values);
+	return probes;
+}
+
+/* To the receiver, by the device */
+static int host_route(unsigned long request, char *name)
+{
+	struct rtentry route = { .rt_flags = RTF_UP | RTF_HOST, .rt_dev = name };
+	int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), ret;
+	struct sockaddr_in *in = (void *)&route.rt_dst;
+
+	in->sin_family = AF_INET;
+	in->sin_addr.s_addr = inet_addr("192.0.2.2");
+	ret = ioctl(sock, request, &route) ? errno : 0;
+	close(sock);
+	return ret;
+}
+
+/* TCP makes its segments by itself then. Returns 0 or an errno. */
+static int disable_gso(const char *name)
+{
+	int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), ret;
+	struct ethtool_value value = { .cmd = ETHTOOL_STSO };
+	struct ifreq ifr = { .ifr_data = (void *)&value };
+
+	strcpy(ifr.ifr_name, name);
+	ret = ioctl(sock, SIOCETHTOOL, &ifr);
+	value.cmd = ETHTOOL_SGSO;
+	ret = ret ?: ioctl(sock, SIOCETHTOOL, &ifr);
+	close(sock);
+	return ret ? errno : 0;
+}
+
+/* How much of what the socket has sent is still somewhere */
+static long wmem(int sock)
+{
+	uint32_t info[SK_MEMINFO_VARS] = {};
+	socklen_t len = sizeof(info);
+
+	return getsockopt(sock, SOL_SOCKET, SO_MEMINFO, info, &len) ?
+	       -1 : (long)info[SK_MEMINFO_WMEM_ALLOC];
+}
+
+/* A key for the segments of that peer, or none any more. Returns 0 or an errno. */
+static int set_md5_key(int sock, const char *peer, int len)
+{
+	struct tcp_md5sig sig = { .tcpm_keylen = len, .tcpm_key = "key" };
+	struct sockaddr_in *in = (void *)&sig.tcpm_addr;
+
+	in->sin_family = AF_INET;
+	in->sin_addr.s_addr = inet_addr(peer);
+	return setsockopt(sock, IPPROTO_TCP, TCP_MD5SIG, &sig, sizeof(sig)) ? errno : 0;
+}
+
+static int add_ao_key(int sock, const char *peer)
+{
+	struct tcp_ao_add add = {
+		.alg_name = "hmac(sha1)", .prefix = 32, .sndid = 1, .rcvid = 1,
+		.keylen = 3, .key = "key",
+	};
+	struct sockaddr_in *in = (void *)&add.addr;
+
+	in->sin_family = AF_INET;
+	in->sin_addr.s_addr = inet_addr(peer);
+	return setsockopt(sock, IPPROTO_TCP, TCP_AO_ADD_KEY, &add, sizeof(add)) ? errno : 0;
+}
+
+static struct tcp_info tcp_info(int sock)
+{
+	struct tcp_info info = {};
+	socklen_t len = sizeof(info);
+
+	getsockopt(sock, IPPROTO_TCP, TCP_INFO, &info, &len);
+	return info;
+}
+
+/* How much can be received at once */
+static int arrived(int sock)
+{
+	int n = -1;
+
+	ioctl(sock, FIONREAD, &n);
+	return n;
+}
+
 FIXTURE(devmem) {
 	struct buffer buf;
-	struct side from, to;
+	struct side from, to, other;
 	int tx, rx, nl, family;
 	int users;
 	char why[128];
+	enum { NO_KEY, MD5, AO } key;
 };
 
-/* The connection, from the namespace of the sender */
+static int add_key(FIXTURE_DATA(devmem) *self, int sock, const char *peer)
+{
+	return self->key == MD5 ? set_md5_key(sock, peer, 3) :
+	       self->key == AO ? add_ao_key(sock, peer) : 0;
+}
+
+/* The connection, from the namespace of the sender. Returns 0 or an errno. */
 static int tcp_connect(FIXTURE_DATA(devmem) *self)
 {
 	struct sockaddr_in to = {
@@ -228,20 +384,41 @@ static int tcp_connect(FIXTURE_DATA(devmem) *self)
 
 	listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	ret = setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) ?:
-	      bind(listener, (void *)&to, sizeof(to)) ?: listen(listener, 1);
+	      bind(listener, (void *)&to, sizeof(to)) ?:
+	      add_key(self, listener, "192.0.2.1") ?: listen(listener, 1);
 	if (!ret)
 		ret = setns(self->from.net, CLONE_NEWNET);
 	if (!ret) {
 		self->tx = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 		ret = setsockopt(self->tx, SOL_SOCKET, SO_ZEROCOPY, &one, sizeof(one)) ?:
+		      add_key(self, self->tx, "192.0.2.2") ?:
 		      connect(self->tx, (void *)&to, sizeof(to));
 	}
 	if (!ret) {
 		self->rx = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 		ret = self->rx < 0;
 	}
+	ret = ret ? errno : 0;
 	close(listener);
-	return ret ? errno : 0;
+	return ret;
+}
+
+/* What is still queued is not sent */
+static void disconnect(FIXTURE_DATA(devmem) *self)
+{
+	struct linger linger = { .l_onoff = 1 };
+
+	setsockopt(self->tx, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+	close(self->tx);
+	close(self->rx);
+	self->tx = -1;
+	self->rx = -1;
+}
+
+static int reconnect(FIXTURE_DATA(devmem) *self)
+{
+	disconnect(self);
+	return setns(self->to.net, CLONE_NEWNET) ? errno : tcp_connect(self);
 }
 
 /* Returns what failed, or NULL */
@@ -253,8 +430,8 @@ static const char *set_up(FIXTURE_DATA(devmem) *self)
 		return "deriving";
 	self->users = users(self->buf.fd);
 
-	if (side_open(&self->from, 2 * getpid(), "192.0.2.1") ||
-	    side_open(&self->to, 2 * getpid() + 1, "192.0.2.2"))
+	if (side_open(&self->from, 4 * getpid(), "192.0.2.1") ||
+	    side_open(&self->to, 4 * getpid() + 1, "192.0.2.2"))
 		return "a netdevsim";
 	if (side_link(&self->from, &self->to))
 		return "linking the netdevsims";
@@ -270,54 +447,25 @@ static bool clean_up(FIXTURE_DATA(devmem) *self)
 {
 	bool released;
 
-	close(self->tx);
-	close(self->rx);
+	disconnect(self);
 	close(self->nl);
 	released = self->buf.fd < 0 ||
 		   users_become(self->buf.fd, self->users, WAIT_MS) == self->users;
-	/* what is left of a binding may need its device */
-	if (released) {
-		side_close(&self->from);
-		side_close(&self->to);
-	}
+	side_close(&self->from);
+	side_close(&self->to);
+	side_close(&self->other);
 	buffer_free(&self->buf);
 	return released;
 }
 
-FIXTURE_SETUP(devmem)
-{
-	const char *failed;
-
-	*self = (FIXTURE_DATA(devmem)) {
-		.buf = { .fd = -1, .r = -1, .w = -1, .rw = -1, .map = MAP_FAILED },
-		.from.net = -1, .to.net = -1, .tx = -1, .rx = -1, .nl = -1,
-	};
-	if (access(BUS, F_OK))
-		SKIP(return, "no netdevsim");
-	if (access("/dev/dma_heap/system", F_OK))
-		SKIP(return, "no system heap");
-
-	failed = set_up(self);
-	/* there is no teardown after this */
-	if (failed)
-		clean_up(self);
-	ASSERT_EQ(NULL, failed) {
-		TH_LOG("failed: %s", failed);
-	}
-}
-
-FIXTURE_TEARDOWN(devmem)
-{
-	EXPECT_TRUE(clean_up(self));
-}
-
-static int bind_tx(FIXTURE_DATA(devmem) *self, int fd, uint32_t *id)
+static int bind_tx_to(FIXTURE_DATA(devmem) *self, const struct side *side, int fd,
+		      uint32_t *id)
 {
 	struct message msg = request(self->family, NETDEV_CMD_BIND_TX);
 	uint32_t *got;
 	int ret;
 
-	put_u32(&msg, NETDEV_A_DMABUF_IFINDEX, self->from.ifindex);
+	put_u32(&msg, NETDEV_A_DMABUF_IFINDEX, side->ifindex);
 	put_u32(&msg, NETDEV_A_DMABUF_FD, fd);
 	ret = call(self->nl, &msg, self->why);
 	if (ret)
@@ -325,6 +473,11 @@ static int bind_tx(FIXTURE_DATA(devmem) *self, int fd, uint32_t *id)
 	got = find(&msg, msg.attrs, NETDEV_A_DMABUF_ID);
 	*id = got ? *got : 0;
 	return *id ? 0 : EPROTO;
+}
+
+static int bind_tx(FIXTURE_DATA(devmem) *self, int fd, uint32_t *id)
+{
+	return bind_tx_to(self, &self->from, fd, id);
 }
 
 /* To the one receive queue that there is */
@@ -347,6 +500,43 @@ static void unbind(FIXTURE_DATA(devmem) *self)
 {
 	close(self->nl);
 	self->nl = nl_open();
+}
+
+FIXTURE_SETUP(devmem)
+{
+	const char *failed;
+	uint32_t id;
+	int ret = 0;
+
+	*self = (FIXTURE_DATA(devmem)) {
+		.buf = { .fd = -1, .r = -1, .w = -1, .rw = -1, .map = MAP_FAILED },
+		.from.net = -1, .to.net = -1, .other.net = -1, .tx = -1, .rx = -1, .nl = -1,
+	};
+	if (access(BUS, F_OK))
+		SKIP(return, "no netdevsim");
+	if (access("/dev/dma_heap/system", F_OK))
+		SKIP(return, "no system heap");
+
+	failed = set_up(self);
+	if (!failed) {
+		ret = bind_tx(self, self->buf.fd, &id);
+		unbind(self);
+		if (users_become(self->buf.fd, self->users, WAIT_MS) != self->users)
+			failed = "unbinding";
+	}
+	/* there is no teardown after this */
+	if (failed || ret == EOPNOTSUPP)
+		clean_up(self);
+	ASSERT_EQ(NULL, failed) {
+		TH_LOG("failed: %s", failed);
+	}
+	if (ret == EOPNOTSUPP)
+		SKIP(return, "netdevsim does not send device memory");
+}
+
+FIXTURE_TEARDOWN(devmem)
+{
+	EXPECT_TRUE(clean_up(self));
 }
 
 /* Returns what sendmsg() does */
@@ -414,7 +604,10 @@ static int transfer(FIXTURE_DATA(devmem) *self, uint32_t id, size_t offset, void
 		if (ret)
 			return ret;
 		if (sent < len) {
-			n = send_from(self->tx, id, offset + sent, len - sent);
+			n = id == MEMORY ?
+			    send(self->tx, (char *)self->buf.map + offset + sent, len - sent,
+				 MSG_DONTWAIT) :
+			    send_from(self->tx, id, offset + sent, len - sent);
 			if (n < 0 && errno != EAGAIN)
 				return errno;
 			sent += n < 0 ? 0 : n;
@@ -436,6 +629,41 @@ static int sends(FIXTURE_DATA(devmem) *self, uint32_t id, int seed)
 	memset(data, 0, SIZE);
 	ret = transfer(self, id, 0, data, SIZE);
 	return ret ?: wrong_bytes(data, SIZE, seed) ? EILSEQ : 0;
+}
+
+/* Sends until the receiver has no room, and the sender none either. Returns how much it
+ * was, which starts at the start of the buffer, or -1.
+ */
+static ssize_t stall(FIXTURE_DATA(devmem) *self, uint32_t id)
+{
+	int room = 65536, ms = WAIT_MS;
+	struct tcp_info info;
+	ssize_t n, sent = 0;
+
+	if (setsockopt(self->tx, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)))
+		return -1;
+	room *= 2;
+	if (setsockopt(self->rx, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room)))
+		return -1;
+
+	while (sent < SIZE && ms > 0) {
+		if (completions(self->tx))
+			return -1;
+		n = send_from(self->tx, id, sent, SIZE - sent);
+		if (n < 0 && errno != EAGAIN)
+			return -1;
+		if (n > 0) {
+			sent += n;
+			continue;
+		}
+		/* it is the receiver that it waits for */
+		info = tcp_info(self->tx);
+		if (info.tcpi_notsent_bytes && (!info.tcpi_unacked || !info.tcpi_snd_wnd))
+			return sent;
+		usleep(10000);
+		ms -= 10;
+	}
+	return -1;
 }
 
 TEST_F(devmem, bind_tx)
@@ -542,21 +770,42 @@ TEST_F(devmem, offsets)
 	EXPECT_EQ(EFAULT, errno);
 }
 
+/* Segments that arrive together are merged, which must not lose who has sent them */
+TEST_F_TIMEOUT(devmem, segments, 120)
+{
+	uint32_t id;
+
+	ASSERT_EQ(0, disable_gso("eth0"));
+	ASSERT_EQ(0, reconnect(self));
+	buffer_fill(&self->buf, 14);
+	EXPECT_EQ(0, sends(self, MEMORY, 14));
+	EXPECT_TRUE(becomes(wmem(self->tx) == 0));
+	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
+	EXPECT_EQ(0, sends(self, id, 14));
+	EXPECT_TRUE(becomes(wmem(self->tx) == 0));
+}
+
 /* A connection that looks for the MTU makes packets of its own from what is to be sent */
 TEST_F_TIMEOUT(devmem, mtu_probe, 120)
 {
+	long before = mtu_probes();
 	uint32_t id;
 	int i;
 
 	ASSERT_EQ(0, write_file("/proc/sys/net/ipv4/tcp_mtu_probing", "2"));
-	close(self->tx);
-	close(self->rx);
-	ASSERT_EQ(0, setns(self->to.net, CLONE_NEWNET));
-	ASSERT_EQ(0, tcp_connect(self));
 	buffer_fill(&self->buf, 10);
+	ASSERT_EQ(0, reconnect(self));
+	for (i = 0; i < 8 && mtu_probes() == before; i++)
+		ASSERT_EQ(0, sends(self, MEMORY, 10));
+	/* it does with memory */
+	ASSERT_LT(before, mtu_probes());
+
+	ASSERT_EQ(0, reconnect(self));
+	before = mtu_probes();
 	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
-	for (i = 0; i < 4; i++)
+	for (i = 0; i < 8; i++)
 		EXPECT_EQ(0, sends(self, id, 10));
+	EXPECT_EQ(before, mtu_probes());
 }
 
 /* Each binding is made by the fd that is given for it */
@@ -606,26 +855,19 @@ TEST_F_TIMEOUT(devmem, unbind_while_sending, 120)
 {
 	int before = users(self->buf.fd);
 	static uint32_t got[SIZE / 4];
-	struct pollfd pfd = { .fd = self->tx, .events = POLLOUT };
-	ssize_t n, sent = 0;
 	uint32_t id;
+	ssize_t sent;
 
 	ASSERT_LT(0, before);
 	buffer_fill(&self->buf, 7);
 	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
-	/* until the receiver has no room, and the sender none either */
-	while (poll(&pfd, 1, 500) > 0) {
-		ASSERT_EQ(0, completions(self->tx));
-		n = send_from(self->tx, id, sent, SIZE - sent);
-		sent += n < 0 ? 0 : n;
-		ASSERT_GT(SIZE, sent);
-	}
+	sent = stall(self, id);
 	ASSERT_LT(0, sent);
 	unbind(self);
 	close(self->buf.r);
 	self->buf.r = -1;
 	self->users--;
-	usleep(200000);
+	EXPECT_TRUE(becomes(send_from(self->tx, id, 0, 1) < 0 && errno == EINVAL));
 	EXPECT_EQ(before, users(self->buf.fd));
 
 	ASSERT_EQ(0, transfer(self, 0, 0, got, sent));
@@ -633,8 +875,10 @@ TEST_F_TIMEOUT(devmem, unbind_while_sending, 120)
 	EXPECT_EQ(before - 1, users_become(self->buf.fd, before - 1, WAIT_MS));
 }
 
-/* The device can go before what is bound to it, and does not wait for that */
-TEST_F(devmem, device_goes)
+/* The device can go before what is bound to it, and takes the binding with it, whatever
+ * is queued
+ */
+TEST_F_TIMEOUT(devmem, device_goes, 120)
 {
 	int before = users(self->buf.fd);
 	uint32_t id;
@@ -643,11 +887,161 @@ TEST_F(devmem, device_goes)
 	buffer_fill(&self->buf, 9);
 	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
 	EXPECT_EQ(0, sends(self, id, 9));
-	ASSERT_EQ(0, side_delete(&self->from));
-	EXPECT_EQ(-1, send_from(self->tx, id, 0, 1));
+	ASSERT_LT(0, stall(self, id));
 	EXPECT_EQ(before + 1, users(self->buf.fd));
-	unbind(self);
+	ASSERT_EQ(0, side_delete(&self->from));
 	EXPECT_EQ(before, users_become(self->buf.fd, before, WAIT_MS));
+	EXPECT_EQ(-1, send_from(self->tx, id, 0, 1));
+	EXPECT_EQ(ENODEV, errno);
+	unbind(self);
+	EXPECT_TRUE(becomes(send_from(self->tx, id, 0, 1) < 0 && errno == EINVAL));
+	EXPECT_EQ(before, users(self->buf.fd));
+}
+
+/* What is queued is known to belong to the device also when it was unbound before, and is
+ * not sent by another one that takes its place
+ */
+TEST_F_TIMEOUT(devmem, unbound_device_goes, 180)
+{
+	int before = users(self->buf.fd), first;
+	static uint32_t got[SIZE / 4];
+	uint32_t id;
+	long dropped;
+
+	ASSERT_LT(0, before);
+	buffer_fill(&self->buf, 11);
+	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
+	ASSERT_LT(0, stall(self, id));
+	unbind(self);
+	EXPECT_TRUE(becomes(send_from(self->tx, id, 0, 1) < 0 && errno == EINVAL));
+	EXPECT_EQ(before + 1, users(self->buf.fd));
+	ASSERT_EQ(0, side_delete(&self->from));
+	EXPECT_EQ(before, users_become(self->buf.fd, before, WAIT_MS));
+
+	ASSERT_EQ(0, side_add(&self->from, 4 * getpid() + 2, "eth0", "192.0.2.1"));
+	ASSERT_EQ(0, side_link(&self->from, &self->to));
+	dropped = tx_dropped("eth0");
+	first = arrived(self->rx);
+	ASSERT_LT(0, first);
+	ASSERT_EQ(0, transfer(self, 0, 0, got, first));
+	EXPECT_EQ(0, memcmp(got, self->buf.map, first));
+	EXPECT_TRUE(becomes(tx_dropped("eth0") > dropped));
+	EXPECT_EQ(0, arrived(self->rx));
+}
+
+/* One skb can have memory that was bound to different devices, and is sent by neither */
+TEST_F_TIMEOUT(devmem, two_devices, 180)
+{
+	int room = SIZE, ms = WAIT_MS;
+	static char got[SIZE + 200];
+	uint32_t id, other_id;
+	ssize_t n, sent, received = 0;
+	long dropped;
+
+	ASSERT_EQ(0, side_add(&self->other, 4 * getpid() + 2, "eth1", "198.51.100.1"));
+	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
+	ASSERT_EQ(0, bind_tx_to(self, &self->other, self->buf.r, &other_id));
+	sent = stall(self, id);
+	ASSERT_LT(0, sent);
+	ASSERT_EQ(0, setsockopt(self->tx, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)));
+	ASSERT_EQ(100, send_from(self->tx, id, 0, 100));
+
+	/* it has the other route when it has sent something, as an acknowledgment */
+	ASSERT_EQ(0, host_route(SIOCADDRT, "eth1"));
+	ASSERT_EQ(1, send(self->rx, "", 1, 0));
+	do {
+		n = send_from(self->tx, other_id, 0, 100);
+		if (n > 0 || errno != ENODEV)
+			break;
+		usleep(10000);
+		ms -= 10;
+	} while (ms > 0);
+	ASSERT_EQ(100, n);
+	ASSERT_EQ(0, host_route(SIOCDELRT, "eth1"));
+
+	dropped = tx_dropped("eth0");
+	EXPECT_TRUE(becomes(({
+		n = recv(self->rx, got + received, sizeof(got) - received, MSG_DONTWAIT);
+		received += n < 0 ? 0 : n;
+		tx_dropped("eth0") > dropped || received > sent + 100;
+	})));
+	EXPECT_LT(dropped, tx_dropped("eth0"));
+	EXPECT_GE(sent + 100, received);
+}
+
+static void test_signed(struct __test_metadata *_metadata, FIXTURE_DATA(devmem) *self)
+{
+	uint32_t id;
+
+	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
+	EXPECT_EQ(-1, send_from(self->tx, id, 0, PAGE));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	/* and what the CPU can read is sent as ever */
+	buffer_fill(&self->buf, 12);
+	EXPECT_EQ(0, sends(self, MEMORY, 12));
+}
+
+/* A signature would be over what only the device can read */
+TEST_F_TIMEOUT(devmem, md5, 120)
+{
+	int ret;
+
+	self->key = MD5;
+	ret = reconnect(self);
+	if (ret == ENOPROTOOPT)
+		SKIP(return, "no TCP-MD5");
+	ASSERT_EQ(0, ret);
+	test_signed(_metadata, self);
+}
+
+TEST_F_TIMEOUT(devmem, ao, 120)
+{
+	int ret;
+
+	self->key = AO;
+	ret = reconnect(self);
+	if (ret == ENOPROTOOPT)
+		SKIP(return, "no TCP-AO");
+	ASSERT_EQ(0, ret);
+	test_signed(_metadata, self);
+}
+
+/* With a key that comes after the data, these wait */
+TEST_F_TIMEOUT(devmem, md5_after_sending, 180)
+{
+	static uint32_t got[SIZE / 4];
+	struct tcp_info before, now;
+	ssize_t sent, first;
+	uint32_t id;
+	int ret;
+
+	buffer_fill(&self->buf, 13);
+	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
+	sent = stall(self, id);
+	ASSERT_LT(0, sent);
+	ret = set_md5_key(self->rx, "192.0.2.1", 3);
+	if (ret == ENOPROTOOPT)
+		SKIP(return, "no TCP-MD5");
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(0, set_md5_key(self->tx, "192.0.2.2", 3));
+
+	before = tcp_info(self->tx);
+	first = arrived(self->rx);
+	ASSERT_LT(0, first);
+	ASSERT_EQ(0, transfer(self, 0, 0, got, first));
+	/* it was told of the room, or has tried by itself */
+	EXPECT_TRUE(becomes(({
+		now = tcp_info(self->tx);
+		now.tcpi_snd_wnd > before.tcpi_snd_wnd || now.tcpi_probes > before.tcpi_probes ||
+		now.tcpi_retransmits > before.tcpi_retransmits;
+	})));
+	EXPECT_EQ(0, arrived(self->rx));
+
+	ASSERT_EQ(0, set_md5_key(self->tx, "192.0.2.2", 0));
+	ASSERT_EQ(0, set_md5_key(self->rx, "192.0.2.1", 0));
+	EXPECT_TRUE(becomes(arrived(self->rx) > 0));
+	ASSERT_EQ(0, transfer(self, 0, 0, (char *)got + first, sent - first));
+	EXPECT_EQ(0, memcmp(got, self->buf.map, sent));
 }
 
 static int ring_open(void)
