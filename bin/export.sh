@@ -96,9 +96,17 @@ maintainers_tree() {
 
 # recipients PATCH TOPIC: an address a line, the kernel's and then those of the project's index. The
 # order of the keys of perl's hashes, which is another one each time, is that of equal maintainers.
+# It takes a second: what it said of a patch is kept, as checkpatch's words are.
 recipients() {
-	(cd "$work/kernel" && HOME=$work PERL_HASH_SEED=0 PERL_PERTURB_KEYS=0 perl scripts/get_maintainer.pl --no-tree --nogit --nogit-fallback --norolestats --nofixes "$1") ||
-		die "scripts/get_maintainer.pl of the tree failed for $2/${1##*/}"
+	local said
+	said=$cache/maintainers/$(find "$work/kernel" -type f | sort | xargs cat "$1" | sha256sum | cut -d' ' -f1)
+	if [ ! -e "$said" ]; then
+		mkdir -p "${said%/*}"
+		(cd "$work/kernel" && HOME=$work PERL_HASH_SEED=0 PERL_PERTURB_KEYS=0 perl scripts/get_maintainer.pl --no-tree --nogit --nogit-fallback --norolestats --nofixes "$1") >"$said.$$" ||
+			die "scripts/get_maintainer.pl of the tree failed for $2/${1##*/}"
+		mv "$said.$$" "$said"
+	fi
+	cat "$said"
 	index | awk -F'\t' -v t="$2" '$1 == t && $2 == "L" { print $3 }'
 }
 

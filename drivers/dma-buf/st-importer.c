@@ -763,7 +763,7 @@ void st_case_map_while_syncing(struct kunit *test)
 	task = kthread_run(sync_all_the_time, buf, "st-sync");
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, task);
 	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, stop_thread, task), 0);
-	for (i = 0; i < 60; i++) {
+	for (i = 0; i < 20; i++) {
 		enum dma_data_direction dir = i % DMA_NONE;
 		struct dma_buf_attachment *attach = st_attach(test, buf, test->param_value);
 		struct device *dev = attach->dev;

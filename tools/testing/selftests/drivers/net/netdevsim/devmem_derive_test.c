@@ -929,6 +929,33 @@ TEST_F_TIMEOUT(devmem, unbound_device_goes, 180)
 	EXPECT_EQ(0, arrived(self->rx));
 }
 
+/* Who unbinds holds the device, or does not find it any more */
+TEST_F_TIMEOUT(devmem, goes_while_unbound, 180)
+{
+	int before = users(self->buf.fd), id = self->from.id, status, i, j;
+	uint32_t binding;
+	pid_t pid;
+
+	ASSERT_LT(0, before);
+	for (i = 0; i < 10; i++) {
+		for (j = 0; j < 10; j++)
+			ASSERT_EQ(0, bind_tx(self, self->buf.r, &binding));
+		pid = fork();
+		ASSERT_NE(-1, pid);
+		if (!pid) {
+			close(self->nl);
+			_exit(side_delete(&self->from));
+		}
+		usleep(1000 * i);
+		unbind(self);
+		ASSERT_EQ(pid, waitpid(pid, &status, 0));
+		self->from.id = 0;
+		EXPECT_EQ(0, status);
+		EXPECT_EQ(before, users_become(self->buf.fd, before, WAIT_MS));
+		ASSERT_EQ(0, side_add(&self->from, id, "eth0", "192.0.2.1"));
+	}
+}
+
 /* One skb can have memory that was bound to different devices, and is sent by neither */
 TEST_F_TIMEOUT(devmem, two_devices, 180)
 {

@@ -71,6 +71,32 @@ static int waiting_end(struct waiting *w)
 	return pthread_join(w->thread, NULL) ?: w->ret;
 }
 
+/* Something else is busy with the buffer, until what is returned is closed */
+static int busy_start(int fd)
+{
+	struct {
+		uint32_t value;
+		char name[32];
+		int32_t fence;
+	} fence = { .value = 1, .name = "busy" };
+	struct dma_buf_import_sync_file arg = { .flags = DMA_BUF_SYNC_WRITE };
+	int timeline = open("/sys/kernel/debug/sync/sw_sync", O_RDWR | O_CLOEXEC);
+
+	if (timeline < 0)
+		return -1;
+	if (ioctl(timeline, _IOWR('W', 0, fence), &fence)) {
+		close(timeline);
+		return -1;
+	}
+	arg.fd = fence.fence;
+	if (ioctl(fd, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &arg)) {
+		close(timeline);
+		timeline = -1;
+	}
+	close(fence.fence);
+	return timeline;
+}
+
 /* 0 if it is pending, 1 if it has ended, or the error that it has ended with */
 static int fence_status(int sync_file)
 {
@@ -605,6 +631,30 @@ TEST_F_TIMEOUT(ffs, unbound_waiting, TIMEOUT)
 	EXPECT_NE(0, waiting_end(&w));
 	EXPECT_FALSE(busy(self->buf.fd));
 	EXPECT_EQ(before, users(self->buf.fd));
+}
+
+/* Whoever waits for something else may go on for seconds, but not one after the other */
+TEST_F_TIMEOUT(ffs, unbound_busy, TIMEOUT)
+{
+	int before = users(self->buf.fd), timeline, i;
+	struct waiting w[3];
+	time_t start;
+
+	if (access("/sys/kernel/debug/sync/sw_sync", F_OK))
+		SKIP(return, "no sw_sync");
+	timeline = busy_start(self->buf.fd);
+	ASSERT_LE(0, timeline);
+	ASSERT_EQ(0, attach(self->g.out, self->buf.fd));
+	for (i = 0; i < 3; i++)
+		ASSERT_EQ(0, waiting_start(&w[i], self->g.out, self->buf.fd));
+	start = time(NULL);
+	ASSERT_EQ(0, gadget_unbind(&self->g));
+	EXPECT_GT(9, time(NULL) - start);
+	for (i = 0; i < 3; i++)
+		EXPECT_NE(0, waiting_end(&w[i]));
+	EXPECT_TRUE(busy(self->buf.fd));
+	close(timeline);
+	EXPECT_EQ(before, users_become(self->buf.fd, before, LONG));
 }
 
 /* The same before it is bound for the first time: it can be open already */
