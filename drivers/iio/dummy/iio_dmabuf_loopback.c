@@ -216,7 +216,11 @@ static void iio_loopback_run(struct iio_loopback *loop)
 
 	while ((src = iio_loopback_first(loop->out)) &&
 	       (dst = iio_loopback_first(loop->in))) {
-		/* A cyclic one is repeated until there is another */
+		/*
+		 * A cyclic one is repeated until there is another, and done
+		 * then. With DMAengine it is replaced, too, but nobody says so,
+		 * and its fence is not signaled before the buffer is disabled.
+		 */
 		if (src->cyclic &&
 		    !list_is_last(&src->head, &loop->out->pending)) {
 			iio_loopback_done(src);

@@ -5,12 +5,20 @@
  * them, with EACCES, whatever fd the DMABUF was attached with. And what is enqueued
  * ends, whatever becomes of the buffer.
  *
+ * The same buffers are used with read() and write() as well, for which no DMABUF may be
+ * attached.
+ *
  * Needs the module iio_dmabuf_loopback.
  */
 #include <linux/iio/buffer.h>
 #include <linux/sync_file.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include "../dma-buf/derive/buffer.h"
+#include "../fail_nth.h"
 #include "../kselftest_harness.h"
 
 #define SIZE	(256 * 1024)
@@ -19,6 +27,9 @@
 /* What a transfer held is given back by a worker, some time after its end */
 #define IDLE_MS		10000
 #define USERS_MS	20000
+/* A buffer has two blocks for read() or write(). Its length is in samples of 4 bytes. */
+#define LENGTH	"2048"
+#define BLOCK	4096
 
 /* The buffers of the device: what OUT sends IN receives; CLEAR writes, too */
 enum { OUT, IN, CLEAR, BUFFERS };
@@ -165,6 +176,34 @@ static int transfer(FIXTURE_DATA(loopback) *self, int src)
 	clear(&self->dst);
 	return enqueue(self->buffer[OUT], src) ?: enqueue(self->buffer[IN], self->dst.fd) ?:
 	       idle(self->dst.fd, IDLE_MS) && idle(self->src.fd, IDLE_MS) ? 0 : ETIME;
+}
+
+/*
+ * For write() to OUT and read() from IN, as long as no DMABUF is attached, which those that
+ * were may still be for a moment. They cannot be then. Never blocks.
+ */
+static bool start_fileio(FIXTURE_DATA(loopback) *self)
+{
+	int *b = self->buffer, i;
+
+	for (i = 0; i < USERS_MS; i += 100) {
+		if (fcntl(b[OUT], F_SETFL, O_NONBLOCK) || fcntl(b[IN], F_SETFL, O_NONBLOCK) ||
+		    enable(self, OUT) || enable(self, IN))
+			return false;
+		if (attach(b[OUT], self->src.fd) == EBUSY && attach(b[IN], self->dst.fd) == EBUSY)
+			return true;
+		detach(b[OUT], self->src.fd);
+		detach(b[IN], self->dst.fd);
+		disable(self);
+		usleep(100000);
+	}
+	return false;
+}
+
+static int set_lengths(FIXTURE_DATA(loopback) *self, const char *length)
+{
+	return set(self->device, OUT, "length", length) ?:
+	       set(self->device, IN, "length", length);
 }
 
 /* Does the device miss what is written without a SYNC? Leaves all buffers off. */
@@ -584,6 +623,139 @@ TEST_F_TIMEOUT(loopback, second_cyclic, 300)
 	EXPECT_TRUE(idle(self->src.fd, IDLE_MS));
 	EXPECT_TRUE(idle(other.fd, IDLE_MS));
 	buffer_free(&other);
+}
+
+/* The DMABUF is detached while ENQUEUE, which has found it, waits for another transfer */
+TEST_F_TIMEOUT(loopback, detached_meanwhile, 300)
+{
+	int users_before = users(self->src.fd), status;
+	int *b = self->buffer;
+	pid_t child;
+
+	ASSERT_EQ(0, attach(b[OUT], self->src.fd));
+	ASSERT_EQ(0, attach(b[IN], self->src.fd));
+	ASSERT_EQ(0, enqueue(b[OUT], self->src.fd));
+	child = fork();
+	if (!child)
+		_exit(enqueue(b[IN], self->src.fd));
+	/* It waits for 5 seconds */
+	sleep(1);
+	EXPECT_EQ(0, detach(b[IN], self->src.fd));
+	EXPECT_EQ(0, detach(b[OUT], self->src.fd));
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_TRUE(WIFEXITED(status));
+	EXPECT_EQ(EBUSY, WEXITSTATUS(status));
+	EXPECT_TRUE(idle(self->src.fd, IDLE_MS));
+	EXPECT_EQ(users_before, users_become(self->src.fd, users_before, USERS_MS));
+}
+
+/* What write() sends read() receives, in pieces of any size, and whatever was before */
+TEST_F_TIMEOUT(loopback, fileio, 300)
+{
+	uint32_t sent[3 * BLOCK / 4], got[3 * BLOCK / 4];
+	char *in = (char *)sent, *out = (char *)got;
+	int *b = self->buffer;
+	ssize_t ret, n;
+	int i;
+
+	ASSERT_EQ(0, set_lengths(self, LENGTH));
+	for (i = 0; i < 4; i++) {
+		ASSERT_TRUE(start_fileio(self));
+		fill_words(sent, sizeof(sent), 15 + i);
+		ASSERT_EQ(100, write(b[OUT], in, 100));
+		ASSERT_EQ(sizeof(sent) - 100, write(b[OUT], in + 100, sizeof(sent) - 100));
+		for (n = 0; n < sizeof(got); n += ret) {
+			ret = read(b[IN], out + n, n ? sizeof(got) - n : 1000);
+			ASSERT_LT(0, ret);
+		}
+		EXPECT_EQ(0, wrong_bytes(got, sizeof(got), 15 + i));
+		EXPECT_EQ(-1, read(b[IN], out, BLOCK));
+		EXPECT_EQ(EAGAIN, errno);
+		disable(self);
+	}
+}
+
+struct writer {
+	pthread_t thread;
+	int buffer;
+	void *data;
+	ssize_t ret;
+};
+
+static void *write_block(void *arg)
+{
+	struct writer *w = arg;
+
+	w->ret = write(w->buffer, w->data, BLOCK);
+	return NULL;
+}
+
+/* write() waits for a page of its data. Others do not wait for that, and can free the block. */
+TEST_F_TIMEOUT(loopback, fileio_fault, 120)
+{
+	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct pollfd fault = { .fd = uffd, .events = POLLIN };
+	struct writer w = { .buffer = self->buffer[OUT] };
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_zeropage zero = { };
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd");
+	reg.range.len = getpagesize();
+	w.data = mmap(NULL, reg.range.len, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, w.data);
+	reg.range.start = (uintptr_t)w.data;
+	zero.range = reg.range;
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_API, &api));
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_REGISTER, &reg));
+
+	ASSERT_EQ(0, set_lengths(self, LENGTH));
+	ASSERT_TRUE(start_fileio(self));
+	ASSERT_EQ(0, pthread_create(&w.thread, NULL, write_block, &w));
+	ASSERT_EQ(1, poll(&fault, 1, IDLE_MS));
+	EXPECT_EQ(EBUSY, attach(w.buffer, self->src.fd));
+	disable(self);
+	EXPECT_EQ(0, attach(w.buffer, self->src.fd));
+	EXPECT_EQ(0, ioctl(uffd, UFFDIO_ZEROPAGE, &zero));
+	ASSERT_EQ(0, pthread_join(w.thread, NULL));
+	EXPECT_EQ(BLOCK, w.ret);
+	EXPECT_EQ(0, detach(w.buffer, self->src.fd));
+	close(uffd);
+}
+
+/* A buffer that could not be enabled is off, and as good as before */
+TEST_F_TIMEOUT(loopback, enable_fails, 600)
+{
+	static const char * const lengths[] = { LENGTH, "8192" };
+	int buffer, nth, ret;
+	bool left;
+
+	if (!fail_nth_setup())
+		SKIP(return, "no fault injection for slabs, or no debugfs");
+	for (buffer = OUT; buffer <= IN; buffer++) {
+		left = false;
+		for (nth = 1; !left; nth++) {
+			/* There are blocks, of another size than those to come */
+			ASSERT_EQ(0, set_lengths(self, lengths[nth % 2]));
+			ASSERT_TRUE(start_fileio(self));
+			disable(self);
+			ASSERT_EQ(0, set_lengths(self, lengths[(nth + 1) % 2]));
+			fail_nth(nth);
+			ret = set(self->device, buffer, "enable", "1");
+			left = fail_nth_left();
+			if (!ret) {
+				disable(self);
+				continue;
+			}
+			EXPECT_TRUE(ret == ENOMEM || ret == EFAULT);
+			EXPECT_EQ(0, attach(self->buffer[buffer], self->src.fd));
+			EXPECT_EQ(0, detach(self->buffer[buffer], self->src.fd));
+		}
+		EXPECT_EQ(0, ret);
+	}
+	fail_nth_restore();
 }
 
 /* The CPU finds nothing in a buffer that is used with DMABUFs */
