@@ -4,6 +4,8 @@
  * derived for reading, and do with them what they do with others. Capture queues
  * refuse them, with EACCES, whatever fd of the buffer was queued before.
  */
+#include <linux/media.h>
+
 #include "../kselftest_harness.h"
 #include "vb2_derive.h"
 
@@ -261,6 +263,87 @@ TEST_F(queue, bytesused)
 	buf.bytesused = format.fmt.pix.sizeimage;
 	EXPECT_EQ(0, call(self->node, VIDIOC_QBUF, &buf));
 	close(small);
+}
+
+static int open_media(const char *driver)
+{
+	struct media_device_info info;
+	char path[32];
+	int i, fd;
+
+	for (i = 0; i < 16; i++) {
+		snprintf(path, sizeof(path), "/dev/media%d", i);
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		if (fd >= 0 && !ioctl(fd, MEDIA_IOC_DEVICE_INFO, &info) &&
+		    !strcmp(info.driver, driver))
+			return fd;
+		close(fd);
+	}
+	return -1;
+}
+
+static int add_to_request(int node, int req, int index, int fd)
+{
+	struct v4l2_buffer buf = {
+		.type = OUT,
+		.index = index,
+		.memory = V4L2_MEMORY_DMABUF,
+		.m.fd = fd,
+		.length = SIZE,
+		.field = V4L2_FIELD_NONE,
+		.flags = V4L2_BUF_FLAG_REQUEST_FD,
+		.request_fd = req,
+	};
+
+	return call(node, VIDIOC_QBUF, &buf);
+}
+
+/* Nothing is left in its buffers of a request that was refused */
+TEST_F(queue, refused_request)
+{
+	struct v4l2_requestbuffers bufs = {
+		.count = 2, .type = OUT, .memory = V4L2_MEMORY_DMABUF,
+	};
+	int media = open_media(variant->driver), node = self->node, req;
+	static uint32_t want[SIZE / 4];
+	struct buffer other;
+
+	ASSERT_EQ(0, call(node, VIDIOC_REQBUFS, &bufs));
+	if (media < 0 || !(bufs.capabilities & V4L2_BUF_CAP_SUPPORTS_REQUESTS)) {
+		close(media);
+		SKIP(return, "no requests");
+	}
+	ASSERT_EQ(0, call(media, MEDIA_IOC_REQUEST_ALLOC, &req));
+	close(media);
+	ASSERT_TRUE(buffer_alloc(&other, SIZE, O_RDWR));
+	buffer_fill(&self->src, 14);
+	buffer_fill(&other, 15);
+	ASSERT_EQ(0, process(self, variant, other.fd));
+	memcpy(want, self->dst.map, SIZE);
+	memset(self->dst.map, 0, SIZE);
+
+	ASSERT_EQ(0, add_to_request(node, req, 0, self->src.fd));
+	ASSERT_EQ(0, add_to_request(node, req, 1, -1));
+	EXPECT_EQ(EINVAL, call(req, MEDIA_REQUEST_IOC_QUEUE, NULL));
+	ASSERT_EQ(0, call(req, MEDIA_REQUEST_IOC_REINIT, NULL));
+	ASSERT_EQ(0, add_to_request(node, req, 0, self->src.w));
+	EXPECT_EQ(EACCES, call(req, MEDIA_REQUEST_IOC_QUEUE, NULL));
+
+	ASSERT_EQ(0, call(req, MEDIA_REQUEST_IOC_REINIT, NULL));
+	ASSERT_EQ(0, add_to_request(node, req, 0, self->src.fd));
+	ASSERT_EQ(0, add_to_request(node, req, 1, -1));
+	EXPECT_EQ(EINVAL, call(req, MEDIA_REQUEST_IOC_QUEUE, NULL));
+	ASSERT_EQ(0, call(req, MEDIA_REQUEST_IOC_REINIT, NULL));
+	ASSERT_EQ(0, add_to_request(node, req, 0, other.fd));
+	ASSERT_EQ(0, call(req, MEDIA_REQUEST_IOC_QUEUE, NULL));
+	ASSERT_EQ(0, queue(node, CAP, 0, self->dst.fd));
+	ASSERT_EQ(0, stream(node, OUT, true));
+	ASSERT_EQ(0, stream(node, CAP, true));
+	EXPECT_EQ(0, dequeue(node, OUT));
+	EXPECT_EQ(0, dequeue(node, CAP));
+	EXPECT_EQ(0, memcmp(want, self->dst.map, SIZE));
+	close(req);
+	buffer_free(&other);
 }
 
 /* Planes with buffers of their own, the second of which is the longer one */

@@ -25,6 +25,7 @@
 #include <linux/tcp.h>
 
 #include "../../../dma-buf/derive/buffer.h"
+#include "../../../fail_nth.h"
 #include "kselftest_harness.h"
 
 #ifndef SO_ZEROCOPY
@@ -249,6 +250,20 @@ static long tx_dropped(const char *name)
 	if (f)
 		fclose(f);
 	return dropped;
+}
+
+/* Of a device in the caller's namespace */
+static int set_feature(const char *name, unsigned int cmd, bool on)
+{
+	int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ethtool_value value = { .cmd = cmd, .data = on };
+	struct ifreq ifr = { .ifr_data = (void *)&value };
+	int ret;
+
+	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
+	ret = ioctl(sock, SIOCETHTOOL, &ifr) ? errno : 0;
+	close(sock);
+	return ret;
 }
 
 /* Of the caller's namespace */
@@ -953,6 +968,56 @@ TEST_F_TIMEOUT(devmem, goes_while_unbound, 180)
 		EXPECT_EQ(0, status);
 		EXPECT_EQ(before, users_become(self->buf.fd, before, WAIT_MS));
 		ASSERT_EQ(0, side_add(&self->from, id, "eth0", "192.0.2.1"));
+	}
+}
+
+/* Whatever cannot be allocated, nothing is left of the binding */
+TEST_F_TIMEOUT(devmem, bind_fails, 600)
+{
+	int before = users(self->buf.fd), nth, ret;
+	bool left = false;
+	uint32_t id;
+
+	ASSERT_LT(0, before);
+	if (!fail_nth_setup())
+		SKIP(return, "no fault injection for slabs, or no debugfs");
+	for (nth = 1; !left; nth++) {
+		fail_nth(nth);
+		ret = bind_tx(self, self->buf.r, &id);
+		left = fail_nth_left();
+		unbind(self);
+		EXPECT_EQ(before, users_become(self->buf.fd, before, WAIT_MS));
+	}
+	EXPECT_EQ(0, ret);
+	fail_nth_restore();
+}
+
+/* A device that can do less than when the connection began sends nothing, until it can again */
+TEST_F_TIMEOUT(devmem, offloads, 180)
+{
+	static const unsigned int off[] = { ETHTOOL_SSG, ETHTOOL_STXCSUM };
+	static uint32_t got[SIZE / 4];
+	unsigned int which, i;
+	uint32_t id;
+	ssize_t sent;
+	long dropped;
+
+	buffer_fill(&self->buf, 13);
+	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
+	ASSERT_EQ(0, sends(self, id, 13));
+	for (which = 1; which < 4; which++) {
+		for (i = 0; i < 2; i++)
+			ASSERT_EQ(0, set_feature("eth0", off[i], !(which & 1 << i)));
+		dropped = tx_dropped("eth0");
+		sent = send_from(self->tx, id, 0, 32768);
+		ASSERT_LT(0, sent);
+		EXPECT_TRUE(becomes(tx_dropped("eth0") > dropped));
+		EXPECT_EQ(0, arrived(self->rx));
+		for (i = 0; i < 2; i++)
+			ASSERT_EQ(0, set_feature("eth0", off[i], true));
+		memset(got, 0, sent);
+		EXPECT_EQ(0, transfer(self, 0, 0, got, sent));
+		EXPECT_EQ(0, memcmp(got, self->buf.map, sent));
 	}
 }
 
