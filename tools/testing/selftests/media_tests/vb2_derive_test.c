@@ -328,6 +328,9 @@ TEST_F(queue, refused_request)
 	ASSERT_EQ(0, call(req, MEDIA_REQUEST_IOC_REINIT, NULL));
 	ASSERT_EQ(0, add_to_request(node, req, 0, self->src.w));
 	EXPECT_EQ(EACCES, call(req, MEDIA_REQUEST_IOC_QUEUE, NULL));
+	/* vivid keeps what it sends */
+	if (!variant->mem2mem)
+		goto out;
 
 	ASSERT_EQ(0, call(req, MEDIA_REQUEST_IOC_REINIT, NULL));
 	ASSERT_EQ(0, add_to_request(node, req, 0, self->src.fd));
@@ -342,6 +345,7 @@ TEST_F(queue, refused_request)
 	EXPECT_EQ(0, dequeue(node, OUT));
 	EXPECT_EQ(0, dequeue(node, CAP));
 	EXPECT_EQ(0, memcmp(want, self->dst.map, SIZE));
+out:
 	close(req);
 	buffer_free(&other);
 }
