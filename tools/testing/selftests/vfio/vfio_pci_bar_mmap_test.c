@@ -1320,7 +1320,8 @@ BAR_TEST(storm, own_mapping_as_buffer)
 		SKIP(return, "no BAR that is RAM");
 	map = map_bar(dut, bar, 0, page);
 	toggler_start(&toggler, dut);
-	for (i = 0; i < rounds(500); i++) {
+	/* All of it can fit between two turns of the toggler: until both were seen */
+	for (i = 0; i < rounds(500) || !ok || !atomic_load(&toggler.rounds); i++) {
 		ret = pread(dut->device->fd, map + 64, 64, bar->offset + 128);
 		EXPECT_TRUE(ret >= 0 || errno == EIO || errno == EFAULT)
 			TH_LOG("%s", strerror(errno));
@@ -1335,8 +1336,6 @@ BAR_TEST(storm, own_mapping_as_buffer)
 		EXPECT_TRUE(ret == 4 || errno == EFAULT) TH_LOG("%s", strerror(errno));
 	}
 	toggler_stop(&toggler);
-	EXPECT_LT(0UL, atomic_load(&toggler.rounds));
-	EXPECT_LT(0, ok);
 	EXPECT_EQ(4, pread(dut->device->fd, map + 64, 4,
 			   dut->device->config_space.offset));
 	EXPECT_EQ(vfio_pci_config_readl(dut->device, 0), readl(map + 64));
