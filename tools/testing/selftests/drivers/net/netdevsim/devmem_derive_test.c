@@ -901,7 +901,7 @@ TEST_F_TIMEOUT(devmem, device_goes, 120)
 	ASSERT_LT(0, before);
 	buffer_fill(&self->buf, 9);
 	ASSERT_EQ(0, bind_tx(self, self->buf.r, &id));
-	EXPECT_EQ(0, sends(self, id, 9));
+	/* before anything else: a window that has grown could take all */
 	ASSERT_LT(0, stall(self, id));
 	EXPECT_EQ(before + 1, users(self->buf.fd));
 	ASSERT_EQ(0, side_delete(&self->from));
