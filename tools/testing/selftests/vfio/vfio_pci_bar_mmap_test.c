@@ -1336,6 +1336,8 @@ BAR_TEST(storm, own_mapping_as_buffer)
 		EXPECT_TRUE(ret == 4 || errno == EFAULT) TH_LOG("%s", strerror(errno));
 	}
 	toggler_stop(&toggler);
+	EXPECT_LT(0UL, atomic_load(&toggler.rounds));
+	EXPECT_LT(0, ok);
 	EXPECT_EQ(4, pread(dut->device->fd, map + 64, 4,
 			   dut->device->config_space.offset));
 	EXPECT_EQ(vfio_pci_config_readl(dut->device, 0), readl(map + 64));
