@@ -657,6 +657,53 @@ TEST_F_TIMEOUT(ffs, unbound_busy, TIMEOUT)
 	EXPECT_EQ(before, users_become(self->buf.fd, before, LONG));
 }
 
+/* The same function on a UDC that is made anew, with a parameter for its module */
+static int rebind(FIXTURE_DATA(ffs) *self, const char *parameter)
+{
+	char command[128];
+	int ret = gadget_unbind(&self->g);
+
+	snprintf(command, sizeof(command),
+		 "modprobe -r dummy_hcd && modprobe dummy_hcd %s", parameter);
+	if (!ret && system(command))
+		ret = ENXIO;
+	return ret ?: gadget_bind(&self->g);
+}
+
+/*
+ * If the driver of the UDC may write to what it sends, a file for reading is
+ * refused as by OUT endpoints, and taken again when there is another UDC. (The
+ * last part is done in any case, for the tests that follow.)
+ */
+TEST_F_TIMEOUT(ffs, in_written, TIMEOUT)
+{
+	if (!buffer_derived(&self->buf))
+		SKIP(return, NO_DERIVE);
+	if (access("/sys/module/dummy_hcd/parameters/writes_in_bufs", F_OK))
+		SKIP(return, "no parameter writes_in_bufs of dummy_hcd");
+	buffer_fill(&self->buf, 200);
+
+	EXPECT_EQ(0, rebind(self, "writes_in_bufs=1"));
+	EXPECT_EQ(EACCES, attach(self->g.in, self->buf.r));
+	EXPECT_EQ(EACCES, attach(self->g.in, self->buf.w));
+	EXPECT_EQ(0, attach(self->g.in, self->buf.rw));
+	EXPECT_EQ(EACCES, transfer(self->g.in, self->buf.r, SIZE));
+	EXPECT_EQ(0, sends(self, self->buf.fd, SIZE, 200));
+	EXPECT_EQ(EACCES, detach(self->g.in, self->buf.r));
+	EXPECT_EQ(0, sends(self, self->buf.rw, SIZE, 200));
+	EXPECT_EQ(0, detach(self->g.in, self->buf.fd));
+
+	EXPECT_EQ(0, attach(self->g.out, self->buf.rw));
+	EXPECT_EQ(0, receives(self, self->buf.fd, SIZE, 201));
+	EXPECT_EQ(EACCES, detach(self->g.out, self->buf.r));
+
+	EXPECT_EQ(0, rebind(self, ""));
+	EXPECT_EQ(EPERM, transfer(self->g.in, self->buf.r, SIZE));
+	EXPECT_EQ(0, attach(self->g.in, self->buf.r));
+	EXPECT_EQ(0, sends(self, self->buf.r, SIZE, 201));
+	EXPECT_EQ(0, detach(self->g.in, self->buf.r));
+}
+
 /* The same before it is bound for the first time: it can be open already */
 TEST(not_yet_bound)
 {
