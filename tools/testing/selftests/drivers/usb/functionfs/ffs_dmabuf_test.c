@@ -664,7 +664,7 @@ static int rebind(FIXTURE_DATA(ffs) *self, const char *parameter)
 	int ret = gadget_unbind(&self->g);
 
 	snprintf(command, sizeof(command),
-		 "modprobe -r dummy_hcd && modprobe dummy_hcd %s", parameter);
+		 "rmmod dummy_hcd && modprobe dummy_hcd %s", parameter);
 	if (!ret && system(command))
 		ret = ENXIO;
 	return ret ?: gadget_bind(&self->g);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A gadget of one function of functionfs, with an IN and an OUT endpoint, on
- * dummy_udc.0, and the same device as the host sees it, through usbfs.
+ * A gadget of one function on dummy_udc.0, and the same device as the host sees
+ * it, through usbfs. The function is one of functionfs, with an IN and an OUT
+ * endpoint, unless a test makes another one with gadget_make().
  * Functions return 0 or an errno if not said otherwise.
  */
 #ifndef SELFTESTS_FUNCTIONFS_GADGET_H
@@ -27,7 +28,7 @@
 #include <linux/usbdevice_fs.h>
 
 #define CONFIGFS	"/sys/kernel/config"
-#define GADGET		CONFIGFS "/usb_gadget/ffs_dmabuf"
+#define GADGET		CONFIGFS "/usb_gadget/selftest"
 #define FUNCTION	GADGET "/functions/ffs.dmabuf"
 #define CONFIG		GADGET "/configs/c.1"
 #define FFS		"/tmp/ffs_dmabuf"
@@ -157,11 +158,12 @@ static inline int open_host(void)
 	return fd;
 }
 
+/* Also from a driver that has it */
 static inline int claim(struct gadget *g)
 {
-	unsigned int intf = 0;
+	struct usbdevfs_disconnect_claim intf = { .interface = 0 };
 
-	return ioctl(g->host, USBDEVFS_CLAIMINTERFACE, &intf) ? errno : 0;
+	return ioctl(g->host, USBDEVFS_DISCONNECT_CLAIM, &intf) ? errno : 0;
 }
 
 static inline int release(struct gadget *g)
@@ -201,8 +203,8 @@ static inline int address(int ep, uint8_t *addr)
 	return 0;
 }
 
-/* What is needed beside the devices is made. ENODEV: no dummy_udc or functionfs */
-static inline int gadget_make(void)
+/* All but what is in the configuration. ENODEV: no dummy_udc, or no such function */
+static inline int gadget_make(const char *function)
 {
 	int ret = ENODEV;
 
@@ -211,11 +213,33 @@ static inline int gadget_make(void)
 	if (access(CONFIGFS "/usb_gadget", F_OK) &&
 	    mount("configfs", CONFIGFS, "configfs", 0, NULL))
 		return ret;
-	ret = make_dir(GADGET) ?: make_dir(CONFIG) ?: make_dir(FUNCTION);
+	ret = make_dir(GADGET) ?: make_dir(CONFIG) ?: make_dir(function);
 	if (ret == ENOENT)
 		ret = ENODEV;
-	return ret ?: make_dir(FFS) ?:
-	       put(GADGET "/idVendor", "0x1d6b") ?: put(GADGET "/idProduct", "0xffdb");
+	return ret ?: put(GADGET "/idVendor", "0x1d6b") ?:
+	       put(GADGET "/idProduct", "0xffdb");
+}
+
+/* Of what gadget_make() has made, with an empty configuration */
+static inline void gadget_remove(const char *function)
+{
+	rmdir(function);
+	rmdir(CONFIG);
+	rmdir(GADGET);
+}
+
+/* The host has configured the device, and nothing but the test uses it */
+static inline int gadget_connect(struct gadget *g)
+{
+	int ret = put(GADGET "/UDC", UDC), i;
+
+	for (i = 0; !ret && i < 1000 && g->host < 0; i++) {
+		usleep(20000);
+		g->host = open_host();
+	}
+	if (!ret && g->host < 0)
+		ret = ENXIO;
+	return ret ?: claim(g);
 }
 
 /* The host has seen that the device is gone when this returns */
@@ -247,9 +271,7 @@ static inline void gadget_stop(struct gadget *g)
 			close(fds[i]);
 	unlink(CONFIG "/dmabuf");
 	umount(FFS);
-	rmdir(FUNCTION);
-	rmdir(CONFIG);
-	rmdir(GADGET);
+	gadget_remove(FUNCTION);
 	rmdir(FFS);
 }
 
@@ -260,7 +282,7 @@ static inline int gadget_prepare(struct gadget *g)
 
 	*g = (struct gadget) { .ep0 = -1, .in = -1, .out = -1, .host = -1 };
 	gadget_stop(g);
-	ret = gadget_make();
+	ret = gadget_make(FUNCTION) ?: make_dir(FFS);
 	if (ret)
 		return ret;
 	if (mount("dmabuf", FFS, "functionfs", 0, NULL))
@@ -280,15 +302,8 @@ static inline int gadget_prepare(struct gadget *g)
 
 static inline int gadget_bind(struct gadget *g)
 {
-	int ret = put(GADGET "/UDC", UDC), i;
-
-	for (i = 0; !ret && i < 1000 && g->host < 0; i++) {
-		usleep(20000);
-		g->host = open_host();
-	}
-	if (!ret && g->host < 0)
-		ret = ENXIO;
-	return ret ?: claim(g) ?: address(g->in, &g->in_addr) ?: address(g->out, &g->out_addr);
+	return gadget_connect(g) ?: address(g->in, &g->in_addr) ?:
+	       address(g->out, &g->out_addr);
 }
 
 static inline int gadget_start(struct gadget *g)
