@@ -510,14 +510,13 @@ TEST_F_TIMEOUT(ffs, references, TIMEOUT)
 /* All that is pending ends when the buffer is detached, or the endpoint closed */
 TEST_F_TIMEOUT(ffs, cancelled, TIMEOUT)
 {
-	int before = users(self->buf.fd), i;
+	int before = users(self->buf.fd), i, j;
 	size_t len = 512;
 
 	for (i = 0; i < 2; i++) {
 		ASSERT_EQ(0, attach(self->g.in, self->buf.fd));
-		ASSERT_EQ(0, transfer(self->g.in, self->buf.fd, SIZE));
-		ASSERT_EQ(0, transfer(self->g.in, self->buf.fd, 4097));
-		ASSERT_EQ(0, transfer(self->g.in, self->buf.fd, SIZE));
+		for (j = 0; j < 300; j++)
+			ASSERT_EQ(0, transfer(self->g.in, self->buf.fd, j % 2 ? 4097 : SIZE));
 		EXPECT_TRUE(busy(self->buf.fd));
 		if (i) {
 			close(self->g.in);
@@ -530,6 +529,36 @@ TEST_F_TIMEOUT(ffs, cancelled, TIMEOUT)
 		EXPECT_EQ(ETIMEDOUT, host_bulk(&self->g, self->g.in_addr,
 					       self->host, &len, SHORT));
 	}
+}
+
+/* Who waits for somebody else keeps nobody from the buffer meanwhile */
+TEST_F_TIMEOUT(ffs, waits_unlocked, TIMEOUT)
+{
+	struct waiting w[3];
+	int timeline, i;
+	time_t start;
+
+	if (access("/sys/kernel/debug/sync/sw_sync", F_OK))
+		SKIP(return, "no sw_sync");
+	buffer_fill(&self->buf, 110);
+	ASSERT_EQ(0, attach(self->g.in, self->buf.fd));
+	timeline = busy_start(self->buf.fd);
+	ASSERT_LE(0, timeline);
+	for (i = 0; i < 3; i++)
+		ASSERT_EQ(0, waiting_start(&w[i], self->g.in, self->buf.fd));
+	usleep(SHORT * 1000);
+
+	start = time(NULL);
+	EXPECT_EQ(0, attach(self->g.out, self->buf.fd));
+	EXPECT_EQ(0, detach(self->g.out, self->buf.fd));
+	EXPECT_GT(3, time(NULL) - start);
+
+	close(timeline);
+	for (i = 0; i < 3; i++) {
+		EXPECT_EQ(0, waiting_end(&w[i]));
+		EXPECT_EQ(0, is_sent(self, SIZE, 110));
+	}
+	EXPECT_EQ(0, ended(self));
 }
 
 /* One that waits for another to end is not started when the buffer is detached */
@@ -658,32 +687,32 @@ TEST_F_TIMEOUT(ffs, unbound_busy, TIMEOUT)
 }
 
 /* The same function on a UDC that is made anew, with a parameter for its module */
-static int rebind(FIXTURE_DATA(ffs) *self, const char *parameter)
+static int bind_anew(FIXTURE_DATA(ffs) *self, const char *parameter)
 {
 	char command[128];
-	int ret = gadget_unbind(&self->g);
 
 	snprintf(command, sizeof(command),
 		 "rmmod dummy_hcd && modprobe dummy_hcd %s", parameter);
-	if (!ret && system(command))
-		ret = ENXIO;
-	return ret ?: gadget_bind(&self->g);
+	return system(command) ? ENXIO : gadget_bind(&self->g);
 }
 
 /*
- * If the driver of the UDC may write to what it sends, a file for reading is
- * refused as by OUT endpoints, and taken again when there is another UDC. (The
- * last part is done in any case, for the tests that follow.)
+ * If the driver of the UDC does not promise to only read what it sends, a file
+ * for reading is refused as by OUT endpoints, and taken again when there is
+ * another UDC. (The last part is done in any case, for the tests that follow.)
  */
 TEST_F_TIMEOUT(ffs, in_written, TIMEOUT)
 {
 	if (!buffer_derived(&self->buf))
 		SKIP(return, NO_DERIVE);
-	if (access("/sys/module/dummy_hcd/parameters/writes_in_bufs", F_OK))
-		SKIP(return, "no parameter writes_in_bufs of dummy_hcd");
+	/* Only what can be unloaded has a state */
+	if (access("/sys/module/dummy_hcd/parameters/only_reads_in_bufs", F_OK) ||
+	    access("/sys/module/dummy_hcd/initstate", F_OK))
+		SKIP(return, "dummy_hcd is built in, or has no parameter only_reads_in_bufs");
 	buffer_fill(&self->buf, 200);
 
-	EXPECT_EQ(0, rebind(self, "writes_in_bufs=1"));
+	EXPECT_EQ(0, gadget_unbind(&self->g));
+	EXPECT_EQ(0, bind_anew(self, "only_reads_in_bufs=0"));
 	EXPECT_EQ(EACCES, attach(self->g.in, self->buf.r));
 	EXPECT_EQ(EACCES, attach(self->g.in, self->buf.w));
 	EXPECT_EQ(0, attach(self->g.in, self->buf.rw));
@@ -697,7 +726,11 @@ TEST_F_TIMEOUT(ffs, in_written, TIMEOUT)
 	EXPECT_EQ(0, receives(self, self->buf.fd, SIZE, 201));
 	EXPECT_EQ(EACCES, detach(self->g.out, self->buf.r));
 
-	EXPECT_EQ(0, rebind(self, ""));
+	EXPECT_EQ(0, gadget_unbind(&self->g));
+	EXPECT_EQ(EPERM, attach(self->g.in, self->buf.r));
+	EXPECT_EQ(EPERM, transfer(self->g.in, self->buf.r, SIZE));
+	EXPECT_EQ(EPERM, detach(self->g.in, self->buf.r));
+	EXPECT_EQ(0, bind_anew(self, ""));
 	EXPECT_EQ(EPERM, transfer(self->g.in, self->buf.r, SIZE));
 	EXPECT_EQ(0, attach(self->g.in, self->buf.r));
 	EXPECT_EQ(0, sends(self, self->buf.r, SIZE, 201));
