@@ -478,8 +478,9 @@ decode()
 
 verdict()
 {
-	local expect line opt=()
-	mapfile -t expect < <(data_files expect.d '' ".$arch" ".$config" ".$arch.$config")
+	local expect line words opt=()
+	read -ra words <<<"$cmdline"
+	mapfile -t expect < <(data_files expect.d '' ".$arch" ".$config" ".$arch.$config" "${words[@]/#/.}")
 	[ -z "$exact" ] || opt+=(--exact)
 	[ "$mode" != prog ] || opt+=(--prog "$(basename "$prog")")
 	[ -z "$record" ] || opt+=(--record "$record")
