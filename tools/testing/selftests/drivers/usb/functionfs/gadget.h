@@ -32,7 +32,6 @@
 #define FUNCTION	GADGET "/functions/ffs.dmabuf"
 #define CONFIG		GADGET "/configs/c.1"
 #define FFS		"/tmp/ffs_dmabuf"
-#define DRIVER		"/sys/bus/gadget/drivers/configfs-gadget.selftest"
 #define UDC		"dummy_udc.0"
 /* of the Linux Foundation; the product is nobody's */
 #define VENDOR		0x1d6b
@@ -232,12 +231,8 @@ static inline void gadget_remove(const char *function)
 /* The host has configured the device, and nothing but the test uses it */
 static inline int gadget_connect(struct gadget *g)
 {
-	int ret, i;
+	int ret = put(GADGET "/UDC", UDC), i;
 
-	/* The driver that was there before goes with the last reference to it */
-	for (i = 0; i < 1000 && !access(DRIVER, F_OK); i++)
-		usleep(20000);
-	ret = put(GADGET "/UDC", UDC);
 	for (i = 0; !ret && i < 1000 && g->host < 0; i++) {
 		usleep(20000);
 		g->host = open_host();
