@@ -1804,7 +1804,8 @@ TEST_F(escape, race_of_mappings)
 
 	signal(SIGSEGV, to_back);
 	ASSERT_EQ(0, pthread_create(&r.thread, NULL, keep_storing, &r));
-	for (i = 0; i < rounds(200); i++) {
+	/* as long as it takes to see some stores fail */
+	for (i = 0; i < rounds(200) || (i < 100000 && r.faults < 20); i++) {
 		ASSERT_EQ(0, map_fd(self->p, rw_prot, anon, -1));
 		sched_yield();
 		ASSERT_EQ(0, map_fd(self->p, PROT_READ, MAP_SHARED | MAP_FIXED, self->ro));
@@ -1815,7 +1816,7 @@ TEST_F(escape, race_of_mappings)
 	}
 	r.stop = true;
 	pthread_join(r.thread, NULL);
-	EXPECT_LT(0, r.faults);
+	EXPECT_LE(20, r.faults);
 	ATTEMPT(-1, first_change());
 }
 
