@@ -480,7 +480,8 @@ verdict()
 {
 	local expect line words opt=()
 	read -ra words <<<"$cmdline"
-	mapfile -t expect < <(data_files expect.d '' ".$arch" ".$config" ".$arch.$config" "${words[@]/#/.}")
+	mapfile -t expect < <(data_files expect.d '' ".$arch" ".$config" ".$arch.$config" \
+		"${words[@]/#/.}")
 	[ -z "$exact" ] || opt+=(--exact)
 	[ "$mode" != prog ] || opt+=(--prog "$(basename "$prog")")
 	[ -z "$record" ] || opt+=(--record "$record")
