@@ -36,6 +36,14 @@ static bool holds(const unsigned char *p, unsigned char value)
 	return i == SIZE;
 }
 
+static void skip(const struct demo_heap *heap, const char *step, const char *why)
+{
+	char name[80];
+
+	snprintf(name, sizeof(name), "%s: %s", heap->module, step);
+	ksft_test_result_code(KSFT_SKIP, name, "%s", why);
+}
+
 /* Returns the mapping of a buffer, all that is left of it, or NULL */
 static unsigned char *use(const struct demo_heap *heap, const char *name, const char *when)
 {
@@ -63,10 +71,9 @@ static void unload_and_load(const struct demo_heap *heap, const char *name, unsi
 	int ret = unload(heap->module);
 
 	if (ret == -ENOENT) {
-		tell(heap, "it is built in");
-		ksft_test_result_skip("%s: is not unloaded while it is in use\n", heap->module);
-		ksft_test_result_skip("%s: is unloaded\n", heap->module);
-		ksft_test_result_skip("%s: allocate, map, write, read again\n", heap->module);
+		skip(heap, "is not unloaded while it is in use", "it is built in");
+		skip(heap, "is unloaded", "it is built in");
+		skip(heap, "allocate, map, write, read again", "it is built in");
 		return;
 	}
 	tell(heap, "unload, with the buffer still mapped: %s", strerror(-ret));
@@ -101,14 +108,11 @@ int main(void)
 		modprobe(heap->module);
 		name = strdup(heap->name ?: coherent_heap() ?: "");
 		if (!heap->name && !regions) {
-			tell(heap, "there is no reserved memory without a device tree");
-			ksft_test_result_skip("%s: allocate, map, write, read\n", heap->module);
-			ksft_test_result_skip("%s: is not unloaded while it is in use\n",
-					      heap->module);
+			skip(heap, "allocate, map, write, read", "there is no device tree");
+			skip(heap, "is not unloaded while it is in use", "there is no device tree");
 			ksft_test_result(!unload(heap->module) && !modprobe(heap->module),
 					 "%s: is unloaded\n", heap->module);
-			ksft_test_result_skip("%s: allocate, map, write, read again\n",
-					      heap->module);
+			skip(heap, "allocate, map, write, read again", "there is no device tree");
 		} else {
 			unload_and_load(heap, name, use(heap, name, ""));
 		}

@@ -248,9 +248,11 @@ tests_of()
 	done
 }
 
-# left_out: what takes too long for every run, if this is one
+# left_out: what is not tested here, COLLECTION:, and what takes too long for every run, if
+# this is one
 left_out()
 {
+	[ ${#without[@]} = 0 ] || printf '%s:\n' "${without[@]}"
 	[ "$scale" = 1 ] || return 0
 	keyword more "$vm"/tests.d/*
 	keyword '# more' "$vm/configs/$config.config"
