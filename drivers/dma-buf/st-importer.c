@@ -137,10 +137,11 @@ static bool is_mapped(phys_addr_t phys)
 
 static void *map_as_device(struct device *dev, phys_addr_t phys)
 {
-	struct page *page = pfn_to_page(PHYS_PFN(phys));
+	struct page *page;
 
 	if (!is_mapped(phys))
 		return memremap(PAGE_ALIGN_DOWN(phys), PAGE_SIZE, MEMREMAP_WC);
+	page = pfn_to_page(PHYS_PFN(phys));
 	if (dev_is_dma_coherent(dev))
 		return kmap_local_page(page);
 	return vmap(&page, 1, VM_MAP, pgprot_dmacoherent(PAGE_KERNEL));

@@ -41,15 +41,46 @@ static DECLARE_COMPLETION(start);
 static atomic_t running;
 static bool nobody_had_it;
 
-static bool is_candidate(struct device_node *np)
-{
-	return of_device_is_available(np) && of_device_is_compatible(np, "shared-dma-pool") &&
-	       of_property_read_bool(np, "no-map") && !of_property_read_bool(np, "reusable");
-}
-
 static struct reserved_mem *mem_of(struct device_node *np)
 {
 	return of_reserved_mem_lookup(np);
+}
+
+static bool is_coherent_pool(struct device_node *np)
+{
+	return of_device_is_available(np) && of_device_is_compatible(np, "shared-dma-pool") &&
+	       !of_property_read_bool(np, "reusable") && mem_of(np);
+}
+
+/* By the kernel, as what has no "no-map" is, if it is memory otherwise */
+static bool is_mapped(struct device_node *np)
+{
+	return region_intersects(mem_of(np)->base, mem_of(np)->size, IORESOURCE_SYSTEM_RAM,
+				 IORES_DESC_NONE) != REGION_DISJOINT;
+}
+
+/* Does a device that can have a driver use it? The driver need not allocate what it uses */
+static bool has_owner(struct device_node *np)
+{
+	struct of_phandle_iterator it;
+	struct device_node *dev;
+	bool found = false;
+	int ret;
+
+	for_each_node_with_property(dev, "memory-region") {
+		of_for_each_phandle(&it, ret, dev, "memory-region", NULL, 0)
+			found |= it.node == np && of_property_present(dev, "compatible");
+	}
+	return found;
+}
+
+static bool is_candidate(struct device_node *np)
+{
+	struct reserved_mem *rmem = mem_of(np);
+
+	return is_coherent_pool(np) && of_property_read_bool(np, "no-map") &&
+	       !of_property_read_bool(np, "linux,dma-default") && !has_owner(np) &&
+	       PAGE_ALIGNED(rmem->base | rmem->size) && rmem->size >= SZ_2M;
 }
 
 static void find_regions(void)
@@ -128,8 +159,6 @@ static int st_coherent_init(struct kunit_suite *suite)
 	/* Or the parameter of the heap's module has */
 	heap = coherent_heap_add(region);
 	path = path_of(region);
-	if (!path)
-		return -ENOMEM;
 	st_open(path);
 	kfree(path);
 	if (spare)
@@ -172,10 +201,13 @@ static int st_init(struct kunit *test)
 /* Where bouncing is forced no device can have the memory: st_coherent_bounced() only */
 static int st_importer_init(struct kunit *test)
 {
+	const struct st_device *params = test->param_value;
 	struct device *dev;
 	bool bounced;
 
 	st_init(test);
+	if (params && mem_of(region)->base + mem_of(region)->size - 1 > params->dma_mask)
+		kunit_skip(test, "the device does not reach the region");
 	/* The name of a driver, as KUnit's devices have one, can be in use after the test */
 	dev = root_device_register("bounced");
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, dev);
@@ -407,6 +439,15 @@ static void st_coherent_one_pool(struct kunit *test)
 	}
 }
 
+static void expect_refused(struct kunit *test, struct device_node *np, int error)
+{
+	struct coherent_heap *refused = coherent_heap_add(np);
+
+	KUNIT_EXPECT_PTR_EQ_MSG(test, refused, ERR_PTR(error), "%pOF", np);
+	if (!IS_ERR(refused))
+		coherent_heap_remove(refused);
+}
+
 /* A driver takes its region back, with the heap open and a buffer in use */
 static void st_coherent_removed(struct kunit *test)
 {
@@ -420,7 +461,7 @@ static void st_coherent_removed(struct kunit *test)
 		kunit_skip(test, "there is a heap of it already");
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, spare_heap);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, spare_file);
-	KUNIT_EXPECT_TRUE(test, coherent_heap_add(spare) == ERR_PTR(-EEXIST));
+	expect_refused(test, spare, -EEXIST);
 	KUNIT_ASSERT_EQ(test, st_file_ioctl(test, spare_file, DMA_HEAP_IOCTL_ALLOC, &data,
 					    sizeof(data)), 0);
 	buf = st_buffer_of_fd(test, data.fd);
@@ -447,21 +488,15 @@ static void st_coherent_removed(struct kunit *test)
 static void st_coherent_refused(struct kunit *test)
 {
 	struct device_node *parent = of_find_node_by_path("/reserved-memory"), *np;
-	struct coherent_heap *refused;
 
-	KUNIT_EXPECT_TRUE(test, coherent_heap_add(NULL) == ERR_PTR(-ENODEV));
-	KUNIT_EXPECT_TRUE(test, coherent_heap_add(parent) == ERR_PTR(-ENODEV));
-	KUNIT_EXPECT_TRUE(test, coherent_heap_add(region) == ERR_PTR(-EEXIST));
+	expect_refused(test, NULL, -ENODEV);
+	expect_refused(test, parent, -ENODEV);
+	expect_refused(test, region, -EEXIST);
 	for_each_child_of_node(parent, np) {
-		if (is_candidate(np))
-			continue;
-		refused = coherent_heap_add(np);
-		if (of_device_is_compatible(np, "shared-dma-pool") &&
-		    !of_property_read_bool(np, "reusable") && of_device_is_available(np))
-			KUNIT_EXPECT_TRUE_MSG(test, refused == ERR_PTR(-EINVAL) ||
-					      IS_ENABLED(CONFIG_ARM), "%pOF", np);
-		else
-			KUNIT_EXPECT_TRUE_MSG(test, refused == ERR_PTR(-ENODEV), "%pOF", np);
+		if (!is_coherent_pool(np))
+			expect_refused(test, np, -ENODEV);
+		else if (is_mapped(np))
+			expect_refused(test, np, -EINVAL);
 	}
 	of_node_put(parent);
 }
