@@ -532,6 +532,8 @@ TEST_F_TIMEOUT(orders, of_all, 36000)
 	struct buffer b = {
 		.alloc = variant->alloc, .timeline = &self->timeline, .drm = self->drm,
 	};
+	/* where this is slow, others have all of them */
+	const int lasts = factor("VMTEST_SLOW") > 1 ? 3 : KINDS;
 	uint8_t order[KINDS], other;
 	struct counts before = {};
 	int round, first, last, i, n;
@@ -541,7 +543,7 @@ TEST_F_TIMEOUT(orders, of_all, 36000)
 		for (i = 0; i < KINDS * KINDS; i++) {
 			first = i / KINDS;
 			last = i % KINDS;
-			if (first == last)
+			if (first == last || (last + KINDS - first) % KINDS > lasts)
 				continue;
 			order[0] = first;
 			order[KINDS - 1] = last;
