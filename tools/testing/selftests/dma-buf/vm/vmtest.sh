@@ -440,6 +440,8 @@ boot()
 	words+=" VMTEST_SLOW=$(rounds_config) VMTEST_SCALE=$scale"
 	# a case of the fence chains is quadratic
 	words+=" kunit.timeout=$((300 * slow))"
+	# a loaded host is as slow as a CPU that hangs; 60 is the most that there is
+	words+=" watchdog_thresh=$((slow < 6 ? 10 * slow : 60))"
 	words+="${VMTEST_TIMEOUT:+ vmtest_timeout=$VMTEST_TIMEOUT}"
 	truncate -s 4M "$run/ivshmem"
 	truncate -s 1G "$run/ivshmem2"
