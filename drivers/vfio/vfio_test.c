@@ -44,8 +44,8 @@ static void driver_goes_before_last_reference(struct kunit *test)
 	put_device(dev);
 
 	/* A release that comes late needs the ops, which go with this module. */
-	for (ms = 0; !atomic_read(&releases) && ms < RELEASE_TIMEOUT_MS; ms += 10)
-		msleep(10);
+	for (ms = 0; !atomic_read(&releases) && ms < RELEASE_TIMEOUT_MS; ms += 20)
+		msleep(20);
 	KUNIT_EXPECT_EQ(test, atomic_read(&releases), 1);
 }
 
