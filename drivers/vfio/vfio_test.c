@@ -3,7 +3,7 @@
  * The end of a vfio_device that others have references of
  */
 #include <linux/atomic.h>
-#include <linux/delay.h>
+#include <linux/iopoll.h>
 #include <linux/module.h>
 #include <linux/vfio.h>
 
@@ -11,7 +11,7 @@
 #include <kunit/test.h>
 
 /* CONFIG_DEBUG_KOBJECT_RELEASE delays the release of a device by up to 4 s */
-#define RELEASE_TIMEOUT_MS	10000
+#define RELEASE_TIMEOUT_US	(10 * USEC_PER_SEC)
 
 static atomic_t releases;
 
@@ -29,7 +29,7 @@ static void driver_goes_before_last_reference(struct kunit *test)
 {
 	struct vfio_device *vdev;
 	struct device *parent, *dev;
-	int ms;
+	int n;
 
 	parent = kunit_device_register(test, "vfio_test");
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, parent);
@@ -44,9 +44,9 @@ static void driver_goes_before_last_reference(struct kunit *test)
 	put_device(dev);
 
 	/* A release that comes late needs the ops, which go with this module. */
-	for (ms = 0; !atomic_read(&releases) && ms < RELEASE_TIMEOUT_MS; ms += 20)
-		msleep(20);
-	KUNIT_EXPECT_EQ(test, atomic_read(&releases), 1);
+	read_poll_timeout(atomic_read, n, n, 20 * USEC_PER_MSEC, RELEASE_TIMEOUT_US,
+			  false, &releases);
+	KUNIT_EXPECT_EQ(test, n, 1);
 }
 
 static struct kunit_case vfio_cases[] = {
