@@ -36,6 +36,7 @@ RESULT = re.compile(r'( *)(not )?ok\b *(\d*)[ -]*(.*)')
 DIRECTIVE = re.compile(r'(?<!\S)# *((?:SKIP|XFAIL|TIMEOUT|signal|exit=|left).*)', re.IGNORECASE)
 PLAN = re.compile(r'( *)1\.\.(\d{1,9})\b(?: *# *(SKIP.*))?', re.IGNORECASE)
 BAIL_OUT = re.compile(r'( *)(Bail out!.*)')
+FRAME = re.compile(r' *(?:K?TAP version \d|#  +(?:RUN|FAIL) )')
 KTAP = re.compile(r' *(?:K?TAP version \d|1\.\.\d)')
 RECORD = re.compile(r'up|stuck|prog (?:\d+|timeout)|(?:leaks|dma_errors|tainted) \S+|end|')
 EXPECT = re.compile(r'(ok|skip|fail|none|leak) +(?!# )(\S.*?)(?:\s+# (.*)|\s*)')
@@ -101,6 +102,7 @@ class Block:
         self.skip = ''      # of "1..0 # SKIP"
         self.number = 0     # of the last result
         self.wrong = ''
+        self.said = ''      # before its result, if that is "not ok"
         self.results = []
 
     def empty(self):
@@ -139,7 +141,7 @@ class Block:
             if below.empty():
                 if result == 'ok' and below.skip:
                     result, why = 'skip', below.skip
-                yield (f'{name} ({why})' if result == 'fail' and why else name), result, why
+                yield (f'{name} ({why})' if result == 'fail' and why else name), result, why or below.said
                 continue
             inner = list(below.leaves(name))
             yield from inner
@@ -154,10 +156,12 @@ class Block:
 def parse_ktap(lines):
     """A result takes what was seen one level below it since the last one."""
     blocks = collections.defaultdict(Block)
+    said = collections.deque(maxlen=5)
     for line in lines:
         plan, result, bail_out = PLAN.match(line), RESULT.match(line), BAIL_OUT.match(line)
         if plan:
             blocks[len(plan[1]) // 4].add_plan(int(plan[2]), plan[3])
+            said.clear()
         elif bail_out:
             blocks[len(bail_out[1]) // 4].results.append(('fail', bail_out[2], '', Block()))
         elif result:
@@ -166,7 +170,12 @@ def parse_ktap(lines):
             below = blocks.pop(depth + 1, Block())
             if [blocks.pop(deeper) for deeper in list(blocks) if deeper > depth]:
                 below.wrong = 'results below a result that is missing'
+            if bad:
+                below.said = ' | '.join(said)
+            said.clear()
             blocks[depth].add(bad, number, name, below)
+        elif line.strip() and not FRAME.match(line):
+            said.append(line.strip(' #')[:200])
     if any(blocks):
         blocks[0].wrong = 'results below a result that is missing'
     return blocks[0]
