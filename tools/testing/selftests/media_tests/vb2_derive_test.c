@@ -350,9 +350,6 @@ out:
 	buffer_free(&other);
 }
 
-/* s: vivid is loaded twice, which takes long in a kernel that checks everything */
-#define RELOAD_TIMEOUT	300
-
 /* Planes with buffers of their own, the second of which is the longer one */
 FIXTURE(planes) {
 	bool loaded;
@@ -434,7 +431,7 @@ static int queue_planes(int node, const struct v4l2_format *format, int fd,
 }
 
 /* Each of them has to fit in, also those that share the dma-buf of another one */
-TEST_F_TIMEOUT(planes, shared, RELOAD_TIMEOUT)
+TEST_F(planes, shared)
 {
 	struct v4l2_format format = { .type = V4L2_BUF_TYPE_VIDEO_CAPTURE_MPLANE };
 	struct v4l2_plane planes[2];
@@ -476,7 +473,7 @@ TEST_F_TIMEOUT(planes, shared, RELOAD_TIMEOUT)
 }
 
 /* Those that give no length have that of the dma-buf */
-TEST_F_TIMEOUT(planes, bytesused, RELOAD_TIMEOUT)
+TEST_F(planes, bytesused)
 {
 	struct v4l2_format format = { .type = V4L2_BUF_TYPE_VIDEO_OUTPUT_MPLANE };
 	uint32_t length[2] = { };

@@ -36,7 +36,7 @@ RESULT = re.compile(r'( *)(not )?ok\b *(\d*)[ -]*(.*)')
 DIRECTIVE = re.compile(r'(?<!\S)# *((?:SKIP|XFAIL|TIMEOUT|signal|exit=|left).*)', re.IGNORECASE)
 PLAN = re.compile(r'( *)1\.\.(\d{1,9})\b(?: *# *(SKIP.*))?', re.IGNORECASE)
 BAIL_OUT = re.compile(r'( *)(Bail out!.*)')
-FRAME = re.compile(r' *(?:K?TAP version \d|#  +(?:RUN|FAIL) )')
+FRAME = re.compile(r' *#  +(?:RUN|FAIL) ')
 KTAP = re.compile(r' *(?:K?TAP version \d|1\.\.\d)')
 RECORD = re.compile(r'up|stuck|prog (?:\d+|timeout)|(?:leaks|dma_errors|tainted) \S+|end|')
 EXPECT = re.compile(r'(ok|skip|fail|none|leak) +(?!# )(\S.*?)(?:\s+# (.*)|\s*)')
@@ -174,7 +174,7 @@ def parse_ktap(lines):
                 below.said = ' | '.join(said)
             said.clear()
             blocks[depth].add(bad, number, name, below)
-        elif line.strip() and not FRAME.match(line):
+        elif line.strip() and not KTAP.match(line) and not FRAME.match(line):
             said.append(line.strip(' #')[:200])
     if any(blocks):
         blocks[0].wrong = 'results below a result that is missing'

@@ -438,6 +438,7 @@ boot()
 	words="console=$console ignore_loglevel panic=-1 $append $cmdline"
 	words+=" vmtest_mode=$mode vmtest_slow=$slow"
 	words+=" VMTEST_SLOW=$(rounds_config) VMTEST_SCALE=$scale"
+	words+=" KSFT_TIMEOUT_SCALE=$slow"
 	# a case of the fence chains is quadratic
 	words+=" kunit.timeout=$((300 * slow))"
 	# a loaded host is as slow as a CPU that hangs; 60 is the most that there is

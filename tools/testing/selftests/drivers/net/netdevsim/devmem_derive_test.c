@@ -40,7 +40,6 @@
 #define PAGE	4096
 #define PORT	5201
 #define WAIT_MS	10000
-#define TIMEOUT	600		/* s of a test: to make the devices takes long in some kernels */
 #define MEMORY	UINT32_MAX	/* instead of a binding */
 
 /* Is the condition true, in the end? Timers of TCP may have to try again for it. */
@@ -691,7 +690,7 @@ static ssize_t stall(FIXTURE_DATA(devmem) *self, uint32_t id)
 	return -1;
 }
 
-TEST_F_TIMEOUT(devmem, bind_tx, TIMEOUT)
+TEST_F(devmem, bind_tx)
 {
 	uint32_t id;
 
@@ -703,7 +702,7 @@ TEST_F_TIMEOUT(devmem, bind_tx, TIMEOUT)
 }
 
 /* Where a file with full access gets as far as the queue, others are refused */
-TEST_F_TIMEOUT(devmem, bind_rx, TIMEOUT)
+TEST_F(devmem, bind_rx)
 {
 	int before = users(self->buf.fd), i;
 
@@ -723,7 +722,7 @@ TEST_F_TIMEOUT(devmem, bind_rx, TIMEOUT)
 }
 
 /* A file that its exporter made O_RDONLY has all access, as ever: it was not derived */
-TEST_F_TIMEOUT(devmem, exported_read_only, TIMEOUT)
+TEST_F(devmem, exported_read_only)
 {
 	int fd = heap_alloc("system", SIZE, O_RDONLY | O_CLOEXEC), before = users(fd);
 	uint32_t id;
@@ -738,7 +737,7 @@ TEST_F_TIMEOUT(devmem, exported_read_only, TIMEOUT)
 }
 
 /* What is no dma-buf, as ever */
-TEST_F_TIMEOUT(devmem, other_fds, TIMEOUT)
+TEST_F(devmem, other_fds)
 {
 	int file = open("/dev/null", O_RDWR | O_CLOEXEC);
 	int path = open("/proc/self/exe", O_PATH | O_CLOEXEC);
@@ -755,7 +754,7 @@ TEST_F_TIMEOUT(devmem, other_fds, TIMEOUT)
 }
 
 /* The device reads what is in the buffer when it sends */
-TEST_F_TIMEOUT(devmem, contents, TIMEOUT)
+TEST_F_TIMEOUT(devmem, contents, 120)
 {
 	uint32_t id, full;
 	int seed;
@@ -769,7 +768,7 @@ TEST_F_TIMEOUT(devmem, contents, TIMEOUT)
 	}
 }
 
-TEST_F_TIMEOUT(devmem, offsets, TIMEOUT)
+TEST_F(devmem, offsets)
 {
 	static const struct {
 		size_t offset, len;
@@ -796,7 +795,7 @@ TEST_F_TIMEOUT(devmem, offsets, TIMEOUT)
 }
 
 /* Segments that arrive together are merged, which must not lose who has sent them */
-TEST_F_TIMEOUT(devmem, segments, TIMEOUT)
+TEST_F_TIMEOUT(devmem, segments, 120)
 {
 	uint32_t id;
 
@@ -811,7 +810,7 @@ TEST_F_TIMEOUT(devmem, segments, TIMEOUT)
 }
 
 /* A connection that looks for the MTU makes packets of its own from what is to be sent */
-TEST_F_TIMEOUT(devmem, mtu_probe, TIMEOUT)
+TEST_F_TIMEOUT(devmem, mtu_probe, 120)
 {
 	long before = mtu_probes();
 	uint32_t id;
@@ -834,7 +833,7 @@ TEST_F_TIMEOUT(devmem, mtu_probe, TIMEOUT)
 }
 
 /* Each binding is made by the fd that is given for it */
-TEST_F_TIMEOUT(devmem, alternating_fds, TIMEOUT)
+TEST_F_TIMEOUT(devmem, alternating_fds, 120)
 {
 	uint32_t id;
 	int i;
@@ -852,7 +851,7 @@ TEST_F_TIMEOUT(devmem, alternating_fds, TIMEOUT)
 }
 
 /* A binding is one reference, until its socket is closed; a refused fd is none */
-TEST_F_TIMEOUT(devmem, references, TIMEOUT)
+TEST_F_TIMEOUT(devmem, references, 120)
 {
 	int before = users(self->buf.fd), i;
 	uint32_t id;
@@ -876,7 +875,7 @@ TEST_F_TIMEOUT(devmem, references, TIMEOUT)
 }
 
 /* What is being sent when the binding goes keeps the buffer until it has arrived */
-TEST_F_TIMEOUT(devmem, unbind_while_sending, TIMEOUT)
+TEST_F_TIMEOUT(devmem, unbind_while_sending, 120)
 {
 	int before = users(self->buf.fd);
 	static uint32_t got[SIZE / 4];
@@ -903,7 +902,7 @@ TEST_F_TIMEOUT(devmem, unbind_while_sending, TIMEOUT)
 /* The device can go before what is bound to it, and takes the binding with it, whatever
  * is queued
  */
-TEST_F_TIMEOUT(devmem, device_goes, TIMEOUT)
+TEST_F_TIMEOUT(devmem, device_goes, 120)
 {
 	int before = users(self->buf.fd);
 	uint32_t id;
@@ -927,7 +926,7 @@ TEST_F_TIMEOUT(devmem, device_goes, TIMEOUT)
 /* What is queued is known to belong to the device also when it was unbound before, and is
  * not sent by another one that takes its place
  */
-TEST_F_TIMEOUT(devmem, unbound_device_goes, TIMEOUT)
+TEST_F_TIMEOUT(devmem, unbound_device_goes, 180)
 {
 	int before = users(self->buf.fd), first;
 	static uint32_t got[SIZE / 4];
@@ -956,7 +955,7 @@ TEST_F_TIMEOUT(devmem, unbound_device_goes, TIMEOUT)
 }
 
 /* Who unbinds holds the device, or does not find it any more */
-TEST_F_TIMEOUT(devmem, goes_while_unbound, TIMEOUT)
+TEST_F_TIMEOUT(devmem, goes_while_unbound, 180)
 {
 	int before = users(self->buf.fd), id = self->from.id, status, i, j;
 	uint32_t binding;
@@ -983,7 +982,7 @@ TEST_F_TIMEOUT(devmem, goes_while_unbound, TIMEOUT)
 }
 
 /* Whatever cannot be allocated, nothing is left of the binding */
-TEST_F_TIMEOUT(devmem, bind_fails, TIMEOUT)
+TEST_F_TIMEOUT(devmem, bind_fails, 600)
 {
 	int before = users(self->buf.fd), nth, ret;
 	bool left = false;
@@ -1004,7 +1003,7 @@ TEST_F_TIMEOUT(devmem, bind_fails, TIMEOUT)
 }
 
 /* A device that can do less than when the connection began sends nothing, until it can again */
-TEST_F_TIMEOUT(devmem, offloads, TIMEOUT)
+TEST_F_TIMEOUT(devmem, offloads, 180)
 {
 	static const unsigned int off[] = { ETHTOOL_SSG, ETHTOOL_STXCSUM };
 	static uint32_t got[SIZE / 4];
@@ -1033,7 +1032,7 @@ TEST_F_TIMEOUT(devmem, offloads, TIMEOUT)
 }
 
 /* One skb can have memory that was bound to different devices, and is sent by neither */
-TEST_F_TIMEOUT(devmem, two_devices, TIMEOUT)
+TEST_F_TIMEOUT(devmem, two_devices, 180)
 {
 	int room = SIZE, ms = WAIT_MS;
 	static char got[SIZE + 200];
@@ -1085,7 +1084,7 @@ static void test_signed(struct __test_metadata *_metadata, FIXTURE_DATA(devmem) 
 }
 
 /* A signature would be over what only the device can read */
-TEST_F_TIMEOUT(devmem, md5, TIMEOUT)
+TEST_F_TIMEOUT(devmem, md5, 120)
 {
 	int ret;
 
@@ -1097,7 +1096,7 @@ TEST_F_TIMEOUT(devmem, md5, TIMEOUT)
 	test_signed(_metadata, self);
 }
 
-TEST_F_TIMEOUT(devmem, ao, TIMEOUT)
+TEST_F_TIMEOUT(devmem, ao, 120)
 {
 	int ret;
 
@@ -1110,7 +1109,7 @@ TEST_F_TIMEOUT(devmem, ao, TIMEOUT)
 }
 
 /* With a key that comes after the data, these wait */
-TEST_F_TIMEOUT(devmem, md5_after_sending, TIMEOUT)
+TEST_F_TIMEOUT(devmem, md5_after_sending, 180)
 {
 	static uint32_t got[SIZE / 4];
 	struct tcp_info before, now;
@@ -1178,7 +1177,7 @@ static int register_zcrx(FIXTURE_DATA(devmem) *self, int ring, int fd)
 }
 
 /* As with bind_rx: the file with full access gets as far as the queue */
-TEST_F_TIMEOUT(devmem, zcrx, TIMEOUT)
+TEST_F(devmem, zcrx)
 {
 	int before = users(self->buf.fd), ring, i;
 
@@ -1199,7 +1198,7 @@ TEST_F_TIMEOUT(devmem, zcrx, TIMEOUT)
 }
 
 /* Binding for TX needs no privilege, so this is all that such a sender can do */
-TEST_F_TIMEOUT(devmem, unprivileged, TIMEOUT)
+TEST_F(devmem, unprivileged)
 {
 	pid_t pid;
 	int status;
